@@ -1,0 +1,1 @@
+"""Descriptions of the data sets, the ``DESCR`` of what the loaders return."""
