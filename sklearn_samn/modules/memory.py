@@ -1,0 +1,106 @@
+"""The memory block: class prototypes that outlive a batch."""
+
+import torch
+from torch import nn
+
+from .attention import squared_distances
+
+
+class PrototypeMemory(nn.Module):
+    """Class prototypes carried from batch to batch by a gated update.
+
+    The prototype of a class is the weighted mean P_t of its rows in the batch;
+    the memory becomes M_t = (1 - g) M_{t-1} + g P_t. The past is detached and
+    gradients flow through P_t. A class that is not in the batch keeps its entry, and
+    an entry that was never written takes P_t as it is. With several prototypes
+    a class, a row counts for the nearest one of its class.
+
+    Parameters
+    ----------
+    n_classes : int
+        Number of classes.
+    n_features : int
+        Width h of an entry.
+    n_prototypes : int, default=1
+        Prototypes a class.
+    gate : "learned" or float in (0, 1], default="learned"
+        The share g of the batch. "learned": a sigmoid of a linear map of
+        [M_{t-1}, P_t], one value a feature. A number is a fixed momentum, and 1
+        means no memory: the prototypes are those of the last batch.
+
+    Attributes
+    ----------
+    entries : Tensor of shape (n_classes * n_prototypes, n_features)
+        The memory, class by class.
+    filled : Tensor of shape (n_classes * n_prototypes,) of bool
+        Entries written at least once.
+    classes : Tensor of shape (n_classes * n_prototypes,)
+        The class of each entry.
+
+    Notes
+    -----
+    **Shape**
+
+    - z: (n_samples, n_features), y: (n_samples,), weight: (n_samples,)
+    - output: (n_classes * n_prototypes, n_features)
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_samn.modules import PrototypeMemory
+    >>> memory = PrototypeMemory(2, n_features=1, gate=0.25)
+    >>> weight = torch.ones(2)
+    >>> memory(torch.tensor([[0.0], [4.0]]), torch.tensor([0, 1]), weight).tolist()
+    [[0.0], [4.0]]
+    >>> memory(torch.tensor([[8.0], [8.0]]), torch.tensor([1, 1]), weight).tolist()
+    [[0.0], [5.0]]
+    """
+
+    def __init__(self, n_classes, n_features, *, n_prototypes=1, gate="learned"):
+        super().__init__()
+        n_entries = n_classes * n_prototypes
+        self.n_prototypes = n_prototypes
+        self.gate = nn.Linear(2 * n_features, n_features) if gate == "learned" else gate
+        if gate == "learned":
+            # Begin as a slow average (g = 0.12) that learning may hasten.
+            nn.init.zeros_(self.gate.weight)
+            nn.init.constant_(self.gate.bias, -2.0)
+        self.register_buffer("entries", torch.zeros(n_entries, n_features))
+        self.register_buffer("filled", torch.zeros(n_entries, dtype=torch.bool))
+        self.register_buffer(
+            "classes",
+            torch.arange(n_classes).repeat_interleave(n_prototypes),
+            persistent=False,
+        )
+
+    def forward(self, z, y, weight):
+        assigned = nn.functional.one_hot(self._assign(z, y), len(self.entries))
+        assigned = assigned.to(z.dtype) * weight.unsqueeze(1)
+        mass = assigned.sum(0)
+        present = mass > 0
+        # 1 stands in for the mass of an absent class, whose mean is not used.
+        means = assigned.T @ z / torch.where(present, mass, 1).unsqueeze(1)
+        updated = torch.where(self.filled.unsqueeze(1), self._blend(means), means)
+        updated = torch.where(present.unsqueeze(1), updated, self.entries)
+        self.entries = updated.detach()
+        self.filled = self.filled | present
+        return updated
+
+    def _assign(self, z, y):
+        """Entry each row counts for: the nearest of its class, unwritten ones first."""
+        if self.n_prototypes == 1:
+            return y
+        distances = squared_distances(z.detach(), self.entries)
+        # Unwritten entries take the rows in turn, so that every one gets some.
+        turn = torch.arange(len(y), device=y.device) % self.n_prototypes
+        entry = torch.arange(len(self.entries), device=y.device) % self.n_prototypes
+        in_turn = (turn.unsqueeze(1) != entry).to(z.dtype) - 2
+        distances = torch.where(self.filled, distances, in_turn)
+        distances = distances.masked_fill(self.classes != y.unsqueeze(1), torch.inf)
+        return distances.argmin(1)
+
+    def _blend(self, means):
+        g = self.gate
+        if isinstance(g, nn.Module):
+            g = torch.sigmoid(g(torch.cat([self.entries, means], dim=1)))
+        return (1 - g) * self.entries + g * means

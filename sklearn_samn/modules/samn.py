@@ -1,0 +1,176 @@
+"""Sample attention memory network (arXiv 2309.13930)."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .attention import SampleAttention, kernel_scores, squared_distances
+from .embedding import FeatureExtractor
+from .memory import PrototypeMemory
+
+
+class SAMNOutput(NamedTuple):
+    """What :class:`SAMN` returns.
+
+    Attributes
+    ----------
+    logits : Tensor of shape (n_samples, n_classes)
+        Class scores.
+    embedding : Tensor of shape (n_samples, h)
+        Rows after the attention blocks.
+    prototypes : Tensor of shape (n_entries, h)
+        The memory the rows are compared with.
+    prototype_classes : Tensor of shape (n_entries,)
+        The class of each entry.
+    filled : Tensor of shape (n_entries,) of bool
+        Entries written at least once.
+    """
+
+    logits: Tensor
+    embedding: Tensor
+    prototypes: Tensor
+    prototype_classes: Tensor
+    filled: Tensor
+
+
+class SAMN(nn.Module):
+    """Feature extraction, sample attention, gated class prototypes, distances.
+
+    A batch walks: z = g(x); attention blocks over the memory M_{t-1}; in
+    training (labels given), the batch's class means update the memory to M_t;
+    the score of a class is a learned scale times minus the squared distance (or
+    the kernel) to its nearest entry, plus a bias a class.
+
+    Parameters
+    ----------
+    n_features, n_classes : int
+        Sizes of the data.
+    hidden_layer_sizes, activation, dropout, batch_norm
+        Of the :class:`FeatureExtractor`.
+    n_attention_blocks : int, default=1
+        Blocks of :class:`SampleAttention`; 0 switches sample attention off.
+    kernel, degree, coef0
+        Of the attention scores, and of ``head="kernel"``.
+    n_prototypes : int, default=1
+        Prototypes a class.
+    memory_gate : "learned" or float in (0, 1], default="learned"
+        Of the :class:`PrototypeMemory`.
+    head : {"distance", "kernel", "linear"}, default="distance"
+        What scores a class: the distance to its prototypes, their kernel, or an
+        ordinary linear layer that needs no prototypes.
+
+    Notes
+    -----
+    **Shape**
+
+    - x: (n_samples, n_features); in training also y: (n_samples,) and weight:
+      (n_samples,)
+    - output: :class:`SAMNOutput`
+
+    References
+    ----------
+    .. [1] SAMN: A Sample Attention Memory Network Combining SVM and NN in One
+       Architecture, arXiv 2309.13930, section 3.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_samn.modules import SAMN
+    >>> network = SAMN(4, 3, hidden_layer_sizes=(8,))
+    >>> x, y = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
+    >>> network(x, y, torch.ones(6)).logits.shape
+    torch.Size([6, 3])
+    """
+
+    def __init__(
+        self,
+        n_features,
+        n_classes,
+        *,
+        hidden_layer_sizes=(128,),
+        activation="silu",
+        dropout=0.0,
+        batch_norm=False,
+        n_attention_blocks=1,
+        kernel="linear",
+        degree=3,
+        coef0=1.0,
+        n_prototypes=1,
+        memory_gate="learned",
+        head="distance",
+    ):
+        super().__init__()
+        self.extract = FeatureExtractor(
+            n_features,
+            hidden_layer_sizes,
+            activation=activation,
+            dropout=dropout,
+            batch_norm=batch_norm,
+        )
+        h = self.extract.out_features
+        # The memory holds rows that have read the memory: unnormalised, it can grow
+        # from batch to batch without bound.
+        self.norms = nn.ModuleList(nn.LayerNorm(h) for _ in range(n_attention_blocks))
+        self.kernel = {"kernel": kernel, "degree": degree, "coef0": coef0}
+        self.attention = nn.ModuleList(
+            SampleAttention(h, **self.kernel) for _ in range(n_attention_blocks)
+        )
+        self.memory = PrototypeMemory(
+            n_classes, h, n_prototypes=n_prototypes, gate=memory_gate
+        )
+        self.head = head
+        self.bias = nn.Parameter(torch.zeros(n_classes))
+        if head == "linear":
+            self.linear = nn.Linear(h, n_classes, bias=False)
+        else:
+            self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def set_prior(self, prior):
+        """Start from the class shares (n_classes,), as Bayes' rule has it."""
+        with torch.no_grad():
+            self.bias.copy_(prior.log())
+
+    def forward(self, x, y=None, weight=None):
+        z = self.embed(x)
+        learn = y is not None and (self.attention or self.head != "linear")
+        memory = self.memory(z, y, weight) if learn else self.memory.entries
+        return SAMNOutput(
+            self._logits(z, memory), z, memory, self.memory.classes, self.memory.filled
+        )
+
+    def embed(self, x):
+        """Rows after the attention blocks, (n_samples, h)."""
+        return self._attend(x)[0]
+
+    def attend(self, x):
+        """Attention weights of each block, (n_samples, n_blocks, n_entries)."""
+        return torch.stack(self._attend(x)[1], dim=1)
+
+    def _attend(self, x):
+        z, weights = self.extract(x), []
+        for block, norm in zip(self.attention, self.norms, strict=True):
+            z, block_weights = block(z, self.memory.entries, self.memory.filled)
+            z = norm(z)
+            weights.append(block_weights)
+        return z, weights
+
+    def _logits(self, z, memory):
+        if self.head == "linear":
+            return self.linear(z) + self.bias
+        if self.head == "kernel":
+            scores = kernel_scores(z, memory, **self.kernel)
+        else:
+            scores = -squared_distances(z, memory) / math.sqrt(z.shape[1])
+        scores = self.log_scale.exp() * _centered(scores, self.memory.filled)
+        scores = scores.masked_fill(~self.memory.filled, -1e4)
+        # The nearest prototype speaks for its class.
+        scores = scores.unflatten(1, (-1, self.memory.n_prototypes)).amax(2)
+        return scores + self.bias
+
+
+def _centered(scores, filled):
+    """Scores around the mean of their row: no matter to a softmax, but to a hinge."""
+    mean = (scores * filled).sum(1, keepdim=True) / filled.sum().clamp_min(1)
+    return scores - mean

@@ -1,0 +1,195 @@
+"""Sequence-to-sequence network that predicts a row's neighbours (arXiv 1804.11214)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .embedding import FeatureExtractor
+
+
+class NeighborSequence(NamedTuple):
+    """K predicted neighbours a row; what a network does not predict is None.
+
+    Attributes
+    ----------
+    log_probs : Tensor of shape (n_samples, K, n_classes) or None
+        Log-probabilities of the neighbours' classes.
+    vectors : Tensor of shape (n_samples, K, n_features) or None
+        Feature vectors of the neighbours.
+    """
+
+    log_probs: Tensor | None
+    vectors: Tensor | None
+
+
+class NeighborHeads(nn.Module):
+    """What a state of the network says: a label distribution and a feature vector.
+
+    Labels: linear, softmax at a temperature. Vectors: linear, ReLU, linear.
+
+    Parameters
+    ----------
+    hidden_size : int
+        Width of a state.
+    n_features, n_classes : int
+        Sizes of the data.
+    output : {"labels", "vectors", "both"}, default="both"
+        Which heads there are.
+    temperature : float, default=0.85
+        Of the softmax; below 1 it sharpens.
+
+    Notes
+    -----
+    **Shape**
+
+    - states: (..., hidden_size)
+    - output: log-probabilities (..., n_classes) and vectors (..., n_features), or None
+
+    Examples
+    --------
+    >>> import torch
+    >>> heads = NeighborHeads(8, 4, 3, output="labels")
+    >>> log_probs, vectors = heads(torch.randn(5, 2, 8))
+    >>> log_probs.shape, vectors
+    (torch.Size([5, 2, 3]), None)
+    """
+
+    def __init__(
+        self, hidden_size, n_features, n_classes, *, output="both", temperature=0.85
+    ):
+        super().__init__()
+        self.temperature = temperature
+        self.label = self.vector = None
+        if output != "vectors":
+            self.label = nn.Linear(hidden_size, n_classes)
+        if output != "labels":
+            self.vector = nn.Sequential(
+                nn.Linear(hidden_size, hidden_size),
+                nn.ReLU(),
+                nn.Linear(hidden_size, n_features),
+            )
+
+    def forward(self, states):
+        return (
+            None if self.label is None else self.log_probs(states),
+            None if self.vector is None else self.vector(states),
+        )
+
+    def log_probs(self, states):
+        """Log-probabilities alone, where the vectors are not asked for."""
+        return (self.label(states) / self.temperature).log_softmax(-1)
+
+
+class Seq2SeqNetwork(nn.Module):
+    """Encoder and decoder cell: one row in, K neighbours out.
+
+    The input sequence has length one, the row itself; the encoder cell turns it
+    into the context. The decoder runs K steps, shares one cell over them, and
+    is fed its own previous label distribution (its previous vector where no
+    labels are predicted) and the context.
+
+    Parameters
+    ----------
+    n_features, n_classes : int
+        Sizes of the data.
+    n_neighbors : int, default=5
+        K, the number of decoder steps.
+    output : {"labels", "vectors", "both"}, default="both"
+        V2LS, V2VS or V2VSLS.
+    hidden_layer_sizes : sequence of int, default=()
+        Layers between the row and the encoder; none in the paper.
+    activation : str, default="mish"
+        Activation of those layers.
+    hidden_size : int, default=64
+        Width h of the encoder's and the decoder's state.
+    cell : {"lstm", "gru"}, default="lstm"
+        Recurrent cell.
+    temperature : float, default=0.85
+        Of the label softmax.
+    dropout : float in [0, 1), default=0.2
+        On the context and on the decoder's states.
+    batch_norm : bool, default=True
+        Batch normalisation of the input.
+
+    Notes
+    -----
+    **Shape**
+
+    - x: (n_samples, n_features)
+    - output: :class:`NeighborSequence`
+
+    References
+    ----------
+    .. [1] Y. Xu and D. Klabjan, "k-Nearest Neighbors by Means of Sequence to Sequence
+       Deep Neural Networks and Memory Networks", arXiv 1804.11214, section 3.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_samn.modules import Seq2SeqNetwork
+    >>> log_probs, vectors = Seq2SeqNetwork(4, 3, n_neighbors=2)(torch.randn(6, 4))
+    >>> log_probs.shape, vectors.shape
+    (torch.Size([6, 2, 3]), torch.Size([6, 2, 4]))
+    """
+
+    def __init__(
+        self,
+        n_features,
+        n_classes,
+        *,
+        n_neighbors=5,
+        output="both",
+        hidden_layer_sizes=(),
+        activation="mish",
+        hidden_size=64,
+        cell="lstm",
+        temperature=0.85,
+        dropout=0.2,
+        batch_norm=True,
+    ):
+        super().__init__()
+        self.n_neighbors = n_neighbors
+        self.normalize = nn.BatchNorm1d(n_features) if batch_norm else nn.Identity()
+        self.extract = FeatureExtractor(
+            n_features, hidden_layer_sizes, activation=activation, dropout=dropout / 2
+        )
+        cell_class = {"lstm": nn.LSTMCell, "gru": nn.GRUCell}[cell]
+        self.encoder = cell_class(self.extract.out_features, hidden_size)
+        self.feedback_size = n_features if output == "vectors" else n_classes
+        self.decoder = cell_class(self.feedback_size + hidden_size, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.heads = NeighborHeads(
+            hidden_size, n_features, n_classes, output=output, temperature=temperature
+        )
+
+    def forward(self, x):
+        states = self.decode(x)
+        return NeighborSequence(*self.heads(states))
+
+    def log_probs(self, x):
+        """Label path alone, (n_samples, K, n_classes)."""
+        return self.heads.log_probs(self.decode(x))
+
+    def decode(self, x):
+        """States of the decoder, (n_samples, K, hidden_size)."""
+        state = self.encoder(self.extract(self.normalize(x)))
+        context = self.dropout(_hidden(state))
+        feedback = x.new_zeros(len(x), self.feedback_size)
+        states = []
+        for step in range(self.n_neighbors):
+            state = self.decoder(torch.cat([feedback, context], dim=1), state)
+            states.append(self.dropout(_hidden(state)))
+            if step + 1 < self.n_neighbors:
+                feedback = self._feedback(states[-1])
+        return torch.stack(states, dim=1)
+
+    def _feedback(self, state):
+        if self.heads.label is None:
+            return self.heads.vector(state)
+        return self.heads.log_probs(state).exp()
+
+
+def _hidden(state):
+    """The visible half of an LSTM's (hidden, cell); a GRU has but the one."""
+    return state[0] if isinstance(state, tuple) else state
