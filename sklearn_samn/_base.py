@@ -1,0 +1,565 @@
+"""What the estimators share: validation, training, prediction, persistence."""
+
+import warnings
+from contextlib import contextmanager
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from scipy.sparse import issparse
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.utils import check_random_state, compute_sample_weight
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_is_fitted,
+    validate_data,
+)
+
+from . import _neighbors, _training
+from ._preprocessing import robust_clip, robust_statistics, undo_robust_clip
+from .modules import NeighborSequenceLoss
+from .modules.embedding import ACTIVATIONS
+
+FLOATS = [np.float64, np.float32]
+
+# Largest batch that batch_size="auto" takes.
+MAX_AUTO_BATCH_SIZE = 256
+
+
+@contextmanager
+def unchanged_on_failure(estimator):
+    """Whatever ends the block early leaves the estimator as it was before."""
+    before = vars(estimator).copy()
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
+
+
+def stratified_holdout(y, rows, fraction, rng):
+    """Split rows into those to train on and those held out, each class on both sides.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+        Class codes.
+    rows : ndarray of shape (n_rows,)
+        Indices of the rows to split.
+    fraction : float in (0, 1)
+        Share of each class held out, one row at the least.
+    rng : numpy.random.Generator
+        Source of the split.
+
+    Returns
+    -------
+    train, valid : ndarray
+        Ascending row indices; ``valid`` is None, with a warning, where a class has a
+        single row.
+    """
+    members = [rows[y[rows] == code] for code in np.unique(y[rows])]
+    if min(map(len, members)) < 2:
+        warnings.warn(
+            "early_stopping needs two rows of each class, one to train on and one to "
+            "hold out, but a class has a single row: training runs all max_epochs "
+            "without a hold-out.",
+            UserWarning,
+            stacklevel=5,
+        )
+        return rows, None
+    sizes = [min(max(round(fraction * len(m)), 1), len(m) - 1) for m in members]
+    valid = np.concatenate(
+        [rng.choice(m, k, replace=False) for m, k in zip(members, sizes, strict=True)]
+    )
+    return np.setdiff1d(rows, valid), np.sort(valid)
+
+
+def check_finite(X, estimator):
+    """Raise a ValueError that names the first column with NaN or infinity."""
+    if issparse(X):
+        X = X.toarray()
+    if np.isfinite(X).all():
+        return
+    row, column = np.argwhere(~np.isfinite(X))[0]
+    what = "NaN" if np.isnan(X[row, column]) else "infinity"
+    names = getattr(estimator, "feature_names_in_", None)
+    name = repr(str(names[column])) if names is not None else column
+    estimator_name = type(estimator).__name__
+    raise ValueError(
+        f"Input X contains {what} in column {name} (first in row {row}). "
+        f"{estimator_name} does not accept missing values: put an imputer before it, "
+        f"as in make_pipeline(SimpleImputer(), {estimator_name}())"
+        + (", after replacing infinity by NaN." if what == "infinity" else ".")
+    )
+
+
+def validate_finite(estimator, X, y="no_validation", **params):
+    """scikit-learn's ``validate_data``, with errors that name the column and a cure.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Whose data it is.
+    X : array-like of shape (n_samples, n_features)
+        Rows.
+    y : array-like of shape (n_samples,), default="no_validation"
+        Labels.
+    **params
+        Passed to :func:`sklearn.utils.validation.validate_data`.
+
+    Returns
+    -------
+    X, or (X, y) where y is given
+        Validated arrays.
+    """
+    try:
+        validated = validate_data(estimator, X, y, ensure_all_finite=False, **params)
+    except ValueError as error:
+        if "could not convert string to float" not in str(error):
+            raise
+        raise ValueError(_strings_message(estimator, X, error)) from error
+    check_finite(validated[0] if isinstance(validated, tuple) else validated, estimator)
+    return validated
+
+
+def _strings_message(estimator, X, error):
+    column = ""
+    if hasattr(X, "select_dtypes"):
+        column = f" in column {X.select_dtypes(exclude='number').columns[0]!r}"
+    return (
+        f"Input X holds strings{column} ({error}). {type(estimator).__name__} needs "
+        f"numbers: put an encoder before it, such as OneHotEncoder in a "
+        f"ColumnTransformer."
+    )
+
+
+class NeuralMixin:
+    """Owner of a network: trains it through skorch, keeps it, pickles it as arrays.
+
+    A subclass says ``_module_class`` and gives the training parameters.
+    """
+
+    _parameter_constraints = {
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "lr_schedule": [StrOptions({"one_cycle", "constant"})],
+        "batch_size": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
+        "optimizer": [StrOptions(set(_training.OPTIMIZERS))],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "batch_norm": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+        "skorch_params": [dict, None],
+    }
+
+    @property
+    def net_(self):
+        """skorch net that holds the trained module; rebuilt when first needed."""
+        if "_net" not in vars(self):
+            if "_weights" not in vars(self):
+                raise AttributeError(f"{type(self).__name__} is not fitted yet")
+            module = self._module_class(**self._module_args)
+            self._to_dtype(module)
+            _training.load_weights(module, self._weights)
+            self._net = _training.wrap(module, self._available_device())
+        return self._net
+
+    def __getstate__(self):
+        # Always dropped: the net (optimizer, callbacks, device). Always kept: weights.
+        state = dict(super().__getstate__())
+        if state.pop("_net", None) is not None:
+            state["_weights"] = _training.weights_to_numpy(self._net)
+        return state
+
+    def _available_device(self):
+        try:
+            return _training.resolve_device(self.device)
+        except ValueError as error:
+            warnings.warn(
+                f"{error} Predicting on the CPU.", RuntimeWarning, stacklevel=4
+            )
+            return torch.device("cpu")
+
+    def _numpy_dtype(self):
+        return np.dtype(getattr(self, "dtype", "float32"))
+
+    def _to_dtype(self, module):
+        return module.to(getattr(torch, self._numpy_dtype().name))
+
+    def _seed(self):
+        return check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+
+    def _tensor(self, array, device):
+        """The array on the device; floats in the dtype of the network."""
+        if array.dtype.kind == "f":
+            array = array.astype(self._numpy_dtype(), copy=False)
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+    def _resolve_batch_size(self, n_rows):
+        if self.batch_size == "auto":
+            wanted = 2 ** max(round(np.log2(n_rows / 16)), 4)
+            return int(min(wanted, MAX_AUTO_BATCH_SIZE, n_rows))
+        if self.batch_size > n_rows:
+            warnings.warn(
+                f"batch_size={self.batch_size} is larger than the {n_rows} training "
+                f"rows and is clipped to them; set batch_size='auto' or a lower value.",
+                UserWarning,
+                stacklevel=5,
+            )
+        return min(self.batch_size, n_rows)
+
+    def _train(self, module, criterion, dataset, valid, device, **changes):
+        """The trained net; ``changes`` go before the estimator's own parameters."""
+        return _training.train(
+            module,
+            criterion,
+            dataset,
+            valid=valid,
+            patience=None if valid is None else self.n_iter_no_change,
+            device=device,
+            **{
+                "lr": self.lr,
+                "lr_schedule": self.lr_schedule,
+                "max_epochs": self.max_epochs,
+                "batch_size": self._resolve_batch_size(len(dataset)),
+                "optimizer": self.optimizer,
+                "weight_decay": self.weight_decay,
+                "verbose": int(self.verbose),
+                "skorch_params": self.skorch_params,
+                **changes,
+            },
+        )
+
+    def _keep(self, net, past=()):
+        """Take over a trained net and its history, after ``past`` epochs."""
+        self._net = net
+        vars(self).pop("_weights", None)
+        records = _training.history_records(net)
+        self.history_ = [
+            {**record, "epoch": epoch}
+            for epoch, record in enumerate([*past, *records], start=1)
+        ]
+        self.n_iter_ = len(self.history_)
+        self.loss_curve_ = [record["train_loss"] for record in self.history_]
+        self.validation_scores_ = None
+        if "valid_loss" in records[-1]:
+            losses = (record.get("valid_loss") for record in self.history_)
+            self.validation_scores_ = [-loss for loss in losses if loss is not None]
+
+
+class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
+    """Template of the classifiers: the same steps in the same order.
+
+    validate, scale, split off a hold-out, make the batches, train, keep. A subclass
+    gives ``_module_class``, ``_get_module_args``, ``_make_criterion``,
+    ``_make_datasets`` and ``_probabilities``.
+    """
+
+    _parameter_constraints = {
+        **NeuralMixin._parameter_constraints,
+        "standardize": ["boolean"],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "dtype": [StrOptions({"float32", "float64"})],
+        "warm_start": ["boolean"],
+    }
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None):
+        """Fit the network.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows, finite numbers.
+        y : array-like of shape (n_samples,)
+            Class labels, at least two classes.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weight of each row in the loss. Rows of weight zero are left
+            out altogether.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data cannot be used or the training diverges; the estimator is
+            then as it was before the call.
+        """
+        with unchanged_on_failure(self):
+            return self._fit(X, y, sample_weight)
+
+    def _fit(self, X, y, sample_weight):
+        warm = self.warm_start and hasattr(self, "classes_")
+        X, y, weight = self._validate_training_data(X, y, sample_weight, reset=not warm)
+        self._set_classes(y[weight > 0], warm)
+        if not warm:
+            self._set_scaling(X[weight > 0])
+        return self._fit_network(X, y, weight, warm=warm, holdout=self.early_stopping)
+
+    def _fit_network(self, X, y, weight, *, warm, holdout, **changes):
+        """Scaled rows, batches, training: the second half of fit and partial_fit."""
+        device = _training.resolve_device(self.device)
+        seed = self._seed()
+        rng = np.random.default_rng(seed)
+        y = np.searchsorted(self.classes_, y)
+        train, valid = np.flatnonzero(weight > 0), None
+        if holdout:
+            train, valid = stratified_holdout(y, train, self.validation_fraction, rng)
+        Z = robust_clip(X, self._statistics(), self._numpy_dtype())
+        weight = weight / weight[train].mean()
+        past = self.history_ if warm else ()
+        weights = _training.weights_to_numpy(self.net_) if warm else None
+        self._module_args = self._get_module_args(Z.shape[1], len(self.classes_))
+        with _training.reproducible(seed, device):
+            module = self._to_dtype(self._module_class(**self._module_args))
+            if warm:
+                self._load_previous(module, weights)
+            else:
+                self._start(module, y[train], weight[train])
+            datasets = self._make_datasets(Z, y, weight, train, valid, rng, device)
+            net = self._train(
+                module.to(device), self._make_criterion(), *datasets, device, **changes
+            )
+        self._keep(net, past)
+        return self
+
+    def _start(self, module, y, weight):
+        """What a new module should know of the data before training; nothing here."""
+
+    def _load_previous(self, module, weights):
+        try:
+            _training.load_weights(module, weights)
+        except RuntimeError as error:
+            raise ValueError(
+                f"warm_start=True continues from the fitted network, whose shape does "
+                f"not fit the present parameters. Set them back, or warm_start=False. "
+                f"({error})"
+            ) from error
+
+    def _validate_training_data(self, X, y, sample_weight, reset):
+        X, y = validate_finite(self, X, y, reset=reset, dtype=FLOATS)
+        check_classification_targets(y)
+        weight = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        )
+        if not weight.any():
+            raise ValueError(
+                "sample_weight is zero for every row; each class needs a row of "
+                "positive weight."
+            )
+        if self.class_weight is not None:
+            weight = weight * compute_sample_weight(self.class_weight, y)
+        return X, y, weight
+
+    def _set_classes(self, y, warm):
+        classes = np.unique(y)
+        if warm and not np.isin(classes, self.classes_).all():
+            raise ValueError(
+                f"warm_start=True continues with the classes of the first fit, "
+                f"{self.classes_}, but y holds {classes}."
+            )
+        if warm:
+            return
+        if len(classes) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs at least 2 classes, but y holds only one "
+                f"class: {classes[0]!r}."
+            )
+        self.classes_ = classes
+
+    def _set_scaling(self, X):
+        self.center_, self.scale_ = None, None
+        if self.standardize:
+            self.center_, self.scale_ = robust_statistics(X)
+
+    def _statistics(self):
+        return None if self.center_ is None else (self.center_, self.scale_)
+
+    def _rows(self, X):
+        """Validated rows, and a function from a slice of them to a scaled tensor."""
+        check_is_fitted(self)
+        X = validate_finite(self, X, reset=False, dtype=FLOATS)
+        device = next(self.net_.module_.parameters()).device
+
+        def tensor(rows):
+            Z = robust_clip(X[rows], self._statistics(), self._numpy_dtype())
+            return torch.from_numpy(Z).to(device)
+
+        return len(X), tensor
+
+    def _run(self, function, X):
+        """Results of ``function(tensor)`` for all rows of X, by the batch."""
+        n_rows, tensor = self._rows(X)
+        return _training.predict_batches(function, tensor, n_rows)
+
+    def predict_proba(self, X):
+        """Class probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Probabilities, in the order of ``classes_``. A row's depend on that row
+            alone, not on the others of the call.
+        """
+        return self._run(self._probabilities, X)
+
+    def predict(self, X):
+        """Most probable class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Class labels.
+        """
+        best = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[best]
+
+
+class BaseNeighborClassifier(BaseNeuralClassifier):
+    """Template of the classifiers that learn to predict a row's neighbours."""
+
+    _parameter_constraints = {
+        **BaseNeuralClassifier._parameter_constraints,
+        "n_neighbors": [Interval(Integral, 1, None, closed="left")],
+        "neighbors": [
+            StrOptions({"exact", "subsets"}),
+            HasMethods(["fit", "kneighbors"]),
+        ],
+        "n_subsets": [Interval(Integral, 1, None, closed="left")],
+        "subset_size": [Interval(Integral, 1, None, closed="left")],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "lam": [Interval(Real, 0, None, closed="left")],
+        "vector_reduction": [StrOptions({"mean", "sum"})],
+        "temperature": [Interval(Real, 0, None, closed="neither")],
+        "hidden_layer_sizes": ["array-like"],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "hidden_size": [Interval(Integral, 1, None, closed="left")],
+        "n_jobs": [Integral, None],
+    }
+
+    def _make_criterion(self):
+        return NeighborSequenceLoss(
+            alpha=self.alpha, lam=self.lam, vector_reduction=self.vector_reduction
+        )
+
+    def _make_datasets(self, Z, y, weight, train, valid, rng, device):
+        first, position = _neighbors.distinct_rows(Z[train], y[train])
+        reference = train[first]
+        if len(train) <= self.n_neighbors:
+            raise ValueError(
+                f"Expected n_neighbors < n_samples_fit, but n_neighbors = "
+                f"{self.n_neighbors}, n_samples_fit = {len(train)}; lower n_neighbors "
+                f"or give more rows."
+            )
+        mass = np.bincount(position, weights=weight[train])
+        self._keep_reference(Z[reference], y[reference], mass, reference, rng)
+        found = self._neighbor_indices(Z[reference], rng)
+        # rng: training draws what it needs anew, validation must not.
+        tables = [(train, position, found[position], rng)]
+        if valid is not None:
+            nowhere = np.full(len(valid), -1)
+            search = self._search_over(Z[reference])
+            found = self._nearest(search, Z[valid], nowhere, len(reference))
+            tables.append((valid, nowhere, found, None))
+        x, labels = (self._tensor(a, device) for a in (Z[reference], y[reference]))
+        datasets = [
+            self._dataset(
+                *(self._tensor(a, device) for a in (Z[rows], y[rows], weight[rows])),
+                *(self._tensor(a, device) for a in (own, found)),
+                x,
+                labels,
+                draws,
+            )
+            for rows, own, found, draws in tables
+        ]
+        return datasets if len(datasets) == 2 else [*datasets, None]
+
+    def _dataset(self, x, y, weight, own, found, reference, labels, rng):
+        """Rows with their neighbours gathered by the batch, never (n, K, d) at once."""
+
+        def batch(index):
+            neighbors = found[index]
+            target = {"y": y[index], "weight": weight[index]}
+            target["labels"] = labels[neighbors]
+            target["vectors"] = reference[neighbors]
+            extra = self._extra_inputs(own[index], reference, rng)
+            return {"x": x[index], **extra}, target
+
+        return _training.BatchDataset(len(x), batch)
+
+    def _neighbor_indices(self, Z, rng):
+        own = np.arange(len(Z))
+        if self.neighbors == "subsets":
+            return _neighbors.nearest_in_subsets(
+                Z,
+                Z,
+                own,
+                self.n_neighbors,
+                n_subsets=self.n_subsets,
+                subset_size=self.subset_size,
+                rng=rng,
+                n_jobs=self.n_jobs,
+            )
+        return self._nearest(self._search_over(Z), Z, own, len(Z))
+
+    def _nearest(self, search, Z, own, n_reference):
+        """K nearest others; where equal rows leave fewer, they come round again."""
+        n_others = min(self.n_neighbors, n_reference - 1)
+        found = _neighbors.nearest_others(search, Z, own, n_others)
+        return found[:, np.arange(self.n_neighbors) % n_others]
+
+    def _search_over(self, Z):
+        return _neighbors.make_search(self.neighbors, Z, self.n_jobs)
+
+    def _keep_reference(self, Z, y, weight, rows, rng):
+        """What prediction needs of the training rows; nothing by default."""
+
+    def _extra_inputs(self, own, reference, rng):
+        """Inputs of the module beside the rows, whose reference rows are ``own``."""
+        return {}
+
+    def predict_neighbors(self, X):
+        """Predicted neighbours of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        label_probabilities : ndarray of shape (n_samples, n_neighbors, n_classes)
+            Distribution over ``classes_`` of each predicted neighbour, nearest first;
+            None where the network predicts no labels.
+        vectors : ndarray of shape (n_samples, n_neighbors, n_features)
+            Feature vectors of the predicted neighbours, in the units of X; None where
+            the network predicts no vectors.
+        """
+        probabilities, vectors = self._run(self._neighbor_sequence, X)
+        if vectors is not None:
+            vectors = undo_robust_clip(vectors, self._statistics())
+        return probabilities, vectors

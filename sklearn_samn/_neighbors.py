@@ -1,0 +1,157 @@
+"""Neighbour sequences, the targets of the neighbour networks.
+
+The search itself is scikit-learn's, or that of any object with ``kneighbors``. A row
+never sees itself: rows that are equal in features and label count once, so a
+copy of a row is no neighbour of it either.
+"""
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.neighbors import NearestNeighbors
+
+# Rows that share the draws of Algorithm 1.
+BLOCK_SIZE = 1024
+
+
+def distinct_rows(X, y):
+    """Indices of the first of each set of equal (row, label) pairs.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Rows.
+    y : ndarray of shape (n_samples,)
+        Labels.
+
+    Returns
+    -------
+    first : ndarray of shape (n_distinct,)
+        Ascending indices of the distinct rows.
+    position : ndarray of shape (n_samples,)
+        For each row, the position of its equal in ``first``.
+
+    Examples
+    --------
+    >>> first, position = distinct_rows(np.array([[1.0], [2.0], [1.0]]), np.zeros(3))
+    >>> first.tolist(), position.tolist()
+    ([0, 1], [0, 1, 0])
+    """
+    # Adding zero makes -0.0 and 0.0 the same bytes.
+    rows = np.ascontiguousarray(np.column_stack([X, y]) + 0.0)
+    rows = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
+    _, first, position = np.unique(rows, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return first[order], rank[position.ravel()]
+
+
+def make_search(neighbors, X, n_jobs=None):
+    """A fitted object with ``kneighbors`` over the rows of X.
+
+    Parameters
+    ----------
+    neighbors : "exact", "subsets" or object with ``fit`` and ``kneighbors``
+        An object is cloned; a string means :class:`sklearn.neighbors.NearestNeighbors`.
+    X : ndarray of shape (n_samples, n_features)
+        Rows to search.
+    n_jobs : int or None, default=None
+        Of scikit-learn's search.
+
+    Returns
+    -------
+    object
+        The fitted search.
+    """
+    if isinstance(neighbors, str):
+        return NearestNeighbors(n_jobs=n_jobs).fit(X)
+    return clone(neighbors, safe=False).fit(X)
+
+
+def nearest_others(search, X, own, n_neighbors):
+    """Indices of each row's nearest rows, its own excluded.
+
+    Parameters
+    ----------
+    search : object with ``kneighbors``
+        Fitted search.
+    X : ndarray of shape (n_queries, n_features)
+        Queries.
+    own : ndarray of shape (n_queries,)
+        Index of each query in the search; -1 where it is not there.
+    n_neighbors : int
+        K.
+
+    Returns
+    -------
+    ndarray of shape (n_queries, n_neighbors)
+        Indices, nearest first.
+    """
+    found = search.kneighbors(X, n_neighbors=n_neighbors + 1, return_distance=False)
+    found = np.asarray(found)
+    keep = found != own[:, None]
+    # A row with many equals may not be among its own K + 1: then the last one goes.
+    keep[keep.all(axis=1), -1] = False
+    return found[keep].reshape(len(X), n_neighbors)
+
+
+def draw_subsets(n_rows, n_subsets, subset_size, rng):
+    """The rows of R random subsets, each drawn without replacement, ascending.
+
+    Examples
+    --------
+    >>> draw_subsets(4, 3, 4, np.random.default_rng(0)).tolist()
+    [0, 1, 2, 3]
+    """
+    size = min(subset_size, n_rows)
+    draws = [rng.choice(n_rows, size, replace=False) for _ in range(n_subsets)]
+    return np.unique(np.concatenate(draws))
+
+
+def nearest_in_subsets(
+    rows, X, own, n_neighbors, *, n_subsets, subset_size, rng, n_jobs=None
+):
+    """Algorithm 1: each row's nearest others among R random subsets.
+
+    A row met in several subsets counts once, so keeping the K nearest seen so far
+    equals one search in the union of the subsets. A block of queries shares its draws;
+    the next block draws anew.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_samples, n_features)
+        Rows the subsets are drawn from.
+    X, own, n_neighbors
+        As in :func:`nearest_others`.
+    n_subsets, subset_size : int
+        R and the size of a subset.
+    rng : numpy.random.Generator
+        Source of the draws.
+    n_jobs : int or None, default=None
+        Of scikit-learn's search.
+
+    Returns
+    -------
+    ndarray of shape (n_queries, n_neighbors)
+        Indices into ``rows``, nearest first.
+
+    Raises
+    ------
+    ValueError
+        If the subsets hold fewer than K + 1 rows.
+    """
+    nearest = np.empty((len(X), n_neighbors), dtype=np.intp)
+    for start in range(0, len(X), BLOCK_SIZE):
+        block = slice(start, start + BLOCK_SIZE)
+        drawn = draw_subsets(len(rows), n_subsets, subset_size, rng)
+        if len(drawn) <= n_neighbors:
+            raise ValueError(
+                f"n_subsets={n_subsets} subsets of subset_size={subset_size} hold "
+                f"{len(drawn)} different rows, fewer than n_neighbors + 1 = "
+                f"{n_neighbors + 1}; raise one of the two or lower n_neighbors."
+            )
+        search = NearestNeighbors(algorithm="brute", n_jobs=n_jobs).fit(rows[drawn])
+        place = np.searchsorted(drawn, own[block]).clip(max=len(drawn) - 1)
+        place = np.where(drawn[place] == own[block], place, -1)
+        nearest[block] = drawn[nearest_others(search, X[block], place, n_neighbors)]
+    return nearest

@@ -1,0 +1,450 @@
+"""The one place that knows skorch: a net, its batches, schedule, seed and device."""
+
+import math
+import threading
+from contextlib import contextmanager
+
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback, EarlyStopping, EpochTimer, PrintLog
+from skorch.helper import predefined_split
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm  # comes with skorch
+
+OPTIMIZERS = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+}
+
+# torch has one global random stream: two fits in two threads take turns.
+_TORCH_STREAM = threading.RLock()
+
+
+def resolve_device(device):
+    """The torch device a ``device`` parameter names.
+
+    Parameters
+    ----------
+    device : str
+        "auto", or a torch device such as "cpu", "cuda", "cuda:1" or "mps".
+
+    Returns
+    -------
+    torch.device
+        "auto" is CUDA where there is one, else the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or the device is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device={device!r} is unknown; use 'auto', 'cpu', 'cuda', 'cuda:1' or "
+            f"'mps'."
+        ) from error
+    if not _is_available(resolved):
+        raise ValueError(
+            f"device={device!r} is not available on this machine; use device='auto', "
+            f"which takes a GPU where there is one, or device='cpu'."
+        )
+    return resolved
+
+
+def _is_available(device):
+    if device.type == "cuda":
+        return (device.index or 0) < torch.cuda.device_count()
+    if device.type == "mps":
+        return torch.backends.mps.is_available()
+    return device.type == "cpu"
+
+
+@contextmanager
+def reproducible(seed, device):
+    """Seeded torch, the global streams put back afterwards, one CPU thread.
+
+    One thread because the order of a sum, and so its last bits, would depend on the
+    number of cores; layers of the sizes used here are no slower for it.
+    """
+    cuda = [device] if device.type == "cuda" else []
+    with _TORCH_STREAM, one_thread(), torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def one_thread():
+    """One CPU thread for torch, the number before put back afterwards."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+class BatchDataset(torch.utils.data.Dataset):
+    """Rows asked for by the batch.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows.
+    make_batch : callable
+        From a tensor of row indices to (inputs, target), two dicts of tensors.
+    """
+
+    def __init__(self, n_rows, make_batch):
+        self.n_rows = n_rows
+        self.make_batch = make_batch
+
+    def __len__(self):
+        return self.n_rows
+
+    def __getitem__(self, index):
+        return self.make_batch(index)
+
+
+class SlicedBatches:
+    """Batches by slicing tensors, not by collating row after row.
+
+    Parameters
+    ----------
+    dataset : BatchDataset
+        The rows.
+    batch_size : int
+        Rows a batch. The sizes of the batches differ by at most one, so that none is
+        too small for batch normalisation.
+    shuffle : bool, default=False
+        A new order each time.
+    """
+
+    def __init__(self, dataset, batch_size, shuffle=False):
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+
+    def __len__(self):
+        return n_batches(len(self.dataset), self.batch_size)
+
+    def __iter__(self):
+        n_rows = len(self.dataset)
+        order = torch.randperm(n_rows) if self.shuffle else torch.arange(n_rows)
+        for index in order.tensor_split(len(self)):
+            yield self.dataset[index]
+
+
+def n_batches(n_rows, batch_size):
+    """Batches an epoch: near batch_size rows each, and two at least."""
+    return max(min(math.ceil(n_rows / batch_size), n_rows // 2), 1)
+
+
+class Net(NeuralNet):
+    """skorch's net with batches by slicing, epoch records and a schedule by the step.
+
+    Its batches are (inputs, target), two dicts of tensors that are on the device.
+    """
+
+    schedule_ = None
+
+    @property
+    def _default_callbacks(self):
+        return [("epoch_timer", EpochTimer())]
+
+    def initialize_optimizer(self, triggered_directly=None):
+        """As in skorch, but only matrices decay: norms and biases do not."""
+        super().initialize_optimizer(triggered_directly)
+        for group in list(self.optimizer_.param_groups):
+            vectors = [p for p in group["params"] if p.ndim < 2]
+            if group.get("weight_decay") and vectors:
+                group["params"] = [p for p in group["params"] if p.ndim >= 2]
+                self.optimizer_.add_param_group(
+                    {**group, "params": vectors, "weight_decay": 0.0}
+                )
+        return self
+
+    def notify(self, method_name, **cb_kwargs):
+        """As in skorch, whose EarlyStopping stops by a KeyboardInterrupt."""
+        try:
+            super().notify(method_name, **cb_kwargs)
+        except KeyboardInterrupt as error:
+            if any(
+                isinstance(callback, EarlyStopping) for _, callback in self.callbacks_
+            ):
+                raise StopTraining from error
+            raise
+
+    def on_batch_begin(self, net, batch=None, training=False, **kwargs):
+        """Open no record for the batch."""
+
+    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+        """One epoch, recorded by its mean loss; NaN ends the training."""
+        if iterator is None:
+            return
+        total, n_rows = 0.0, 0
+        for batch in iterator:
+            self.notify("on_batch_begin", batch=batch, training=training)
+            step = step_fn(batch, **fit_params)
+            size = len(batch[1]["y"])
+            # Stays on the device: reading the loss would wait for every batch.
+            total, n_rows = total + step["loss"].detach() * size, n_rows + size
+            self.notify("on_batch_end", batch=batch, training=training, **step)
+        loss = float(total) / n_rows
+        if not math.isfinite(loss):
+            raise diverged(self.lr, f"the {prefix} loss of an epoch is {loss}")
+        self.history.record(f"{prefix}_loss", loss)
+
+    def train_step(self, batch, **fit_params):
+        """As in skorch, then a step of the schedule."""
+        step = super().train_step(batch, **fit_params)
+        if self.schedule_ is not None:
+            self.schedule_.step()
+        return step
+
+    def infer(self, x, **fit_params):
+        """The module's output; the tensors are on the device already."""
+        return self.module_(**x)
+
+    def _set_training(self, training=True):
+        # skorch sets the mode before each batch; the walk over the modules costs as
+        # much as a small layer.
+        if self.module_.training is not training:
+            super()._set_training(training)
+
+
+class StopTraining(Exception):
+    """A callback has seen enough."""
+
+
+class BestWeights(Callback):
+    """Stops after ``patience`` epochs without a better hold-out loss, and goes back."""
+
+    def __init__(self, patience):
+        self.patience = patience
+
+    def on_train_begin(self, net, **kwargs):
+        """Forget the training before."""
+        self.best_loss, self.best_epoch, self.best_weights = math.inf, 0, None
+
+    def on_epoch_end(self, net, **kwargs):
+        """Keep the weights if they are the best yet."""
+        epoch, loss = len(net.history), net.history[-1, "valid_loss"]
+        if loss < self.best_loss:
+            self.best_loss, self.best_epoch = loss, epoch
+            state = net.module_.state_dict()
+            self.best_weights = {name: value.clone() for name, value in state.items()}
+        elif epoch - self.best_epoch >= self.patience:
+            raise StopTraining
+
+    def on_train_end(self, net, **kwargs):
+        """Put the best weights back."""
+        if self.best_weights is not None:
+            net.module_.load_state_dict(self.best_weights)
+
+
+class ProgressBar(Callback):
+    """One bar on stderr, a tick an epoch."""
+
+    def on_train_begin(self, net, **kwargs):
+        """Open the bar."""
+        self.bar = tqdm(total=net.max_epochs, unit="epoch", desc="fit", leave=False)
+
+    def on_epoch_end(self, net, **kwargs):
+        """Tick, with the loss."""
+        self.bar.set_postfix(loss=f"{net.history[-1, 'train_loss']:.4g}", refresh=False)
+        self.bar.update()
+
+    def on_train_end(self, net, **kwargs):
+        """Close the bar, also where training failed."""
+        self.bar.close()
+
+
+def train(
+    module,
+    criterion,
+    dataset,
+    *,
+    lr,
+    lr_schedule,
+    max_epochs,
+    batch_size,
+    optimizer,
+    weight_decay,
+    device,
+    verbose,
+    valid=None,
+    patience=None,
+    optimizer_state=None,
+    skorch_params=None,
+):
+    """Train a module through skorch.
+
+    Parameters
+    ----------
+    module, criterion : torch.nn.Module
+        What is trained, and its loss of (output, target).
+    dataset : BatchDataset
+        Training rows.
+    lr, lr_schedule, max_epochs, batch_size, optimizer, weight_decay, verbose
+        As in the estimators.
+    device : torch.device
+        Where it is trained; the tensors of the batches are there.
+    valid : BatchDataset or None, default=None
+        Rows of the hold-out.
+    patience : int or None, default=None
+        Epochs without a better hold-out loss before training stops.
+    optimizer_state : dict or None, default=None
+        Moments of an optimizer to go on from.
+    skorch_params : dict or None, default=None
+        Parameters of :class:`skorch.NeuralNet` that go before ours; its callbacks
+        come on top of ours.
+
+    Returns
+    -------
+    Net
+        The trained net.
+
+    Raises
+    ------
+    ValueError
+        If the loss or a weight is not finite.
+    """
+    params = {
+        "optimizer": OPTIMIZERS[optimizer],
+        "optimizer__weight_decay": weight_decay,
+        "optimizer__fused": True,
+        **(skorch_params or {}),
+    }
+    if params["optimizer"] is not OPTIMIZERS[optimizer]:
+        # An optimizer of the user's may know neither.
+        del params["optimizer__fused"], params["optimizer__weight_decay"]
+        params.update(skorch_params)
+    params["callbacks"] = _callbacks(verbose, patience, params.get("callbacks"))
+    net = Net(
+        module,
+        criterion,
+        **{
+            "lr": lr,
+            "max_epochs": max_epochs,
+            "batch_size": batch_size,
+            "iterator_train": SlicedBatches,
+            "iterator_train__shuffle": True,
+            "iterator_valid": SlicedBatches,
+            "train_split": None if valid is None else predefined_split(valid),
+            "device": device,
+            "verbose": 0,
+            **params,
+        },
+    ).initialize()
+    if optimizer_state is not None:
+        fresh = net.optimizer_.state_dict()
+        net.optimizer_.load_state_dict({**fresh, "state": optimizer_state})
+    if lr_schedule == "one_cycle":
+        n_steps = max_epochs * len(net.get_iterator(dataset, training=True))
+        net.schedule_ = LambdaLR(net.optimizer_, lambda step: one_cycle(step / n_steps))
+    net.notify("on_train_begin", X=dataset, y=None)
+    try:
+        net.fit_loop(dataset)
+    except StopTraining:
+        pass
+    finally:
+        net.notify("on_train_end", X=dataset, y=None)
+    net.module_.eval()
+    if not all(value.isfinite().all() for value in net.module_.state_dict().values()):
+        raise diverged(lr, "a weight is not finite")
+    return net
+
+
+def one_cycle(progress, warm_up=0.1):
+    """Share of lr after a share of the training: up in a line, down in a cosine.
+
+    Examples
+    --------
+    >>> [round(one_cycle(progress), 2) for progress in (0, 0.05, 0.1, 0.55, 1)]
+    [0.01, 0.5, 1.0, 0.5, 0.0]
+    """
+    if progress < warm_up:
+        return max(progress / warm_up, 0.01)
+    return (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up))) / 2
+
+
+def wrap(module, device):
+    """A net around a trained module, for prediction."""
+    return Net(
+        module.eval(), torch.nn.Identity(), device=device, verbose=0
+    ).initialize()
+
+
+def _callbacks(verbose, patience, users):
+    callbacks = list(users or [])
+    if patience is not None:
+        callbacks.append(BestWeights(patience))
+    if verbose == 1:
+        callbacks.append(ProgressBar())
+    if verbose > 1:
+        callbacks.append(PrintLog())
+    return callbacks
+
+
+def diverged(lr, what):
+    """The error of a training that left the finite numbers."""
+    return ValueError(
+        f"Training diverged: {what}. Lower lr (now {lr}), or scale the features if "
+        f"standardize=False."
+    )
+
+
+def weights_to_numpy(net):
+    """The module's state as a dict of arrays."""
+    state = net.module_.state_dict()
+    return {name: value.detach().cpu().numpy().copy() for name, value in state.items()}
+
+
+def load_weights(module, weights):
+    """Put a dict of arrays into a module."""
+    module.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
+
+
+def history_records(net):
+    """One plain dict an epoch: epoch, train_loss, valid_loss, dur."""
+    return [{k: v for k, v in row.items() if k != "batches"} for row in net.history]
+
+
+def predict_batches(function, make_inputs, n_rows, batch_size=4096):
+    """Run ``function(**make_inputs(slice))`` batch by batch without gradients.
+
+    Parameters
+    ----------
+    function : callable
+        From a tensor to a tensor or a tuple of tensors and Nones.
+    make_inputs : callable
+        From a slice of rows to that tensor.
+    n_rows : int
+        Number of rows.
+    batch_size : int, default=4096
+        Rows at a time.
+
+    Returns
+    -------
+    ndarray, or tuple of ndarray and None
+        The results, batches joined.
+    """
+    with one_thread(), torch.inference_mode():
+        parts = [
+            function(make_inputs(slice(start, start + batch_size)))
+            for start in range(0, n_rows, batch_size)
+        ]
+    if isinstance(parts[0], tuple):
+        return tuple(_join(part) for part in zip(*parts, strict=True))
+    return _join(parts)
+
+
+def _join(parts):
+    if parts[0] is None:
+        return None
+    return torch.cat(parts).cpu().numpy()
