@@ -1,0 +1,294 @@
+"""KNNSeq2SeqClassifier."""
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import StrOptions
+
+from ._base import BaseNeighborClassifier
+from .modules import Seq2SeqNetwork
+
+
+class KNNSeq2SeqClassifier(BaseNeighborClassifier):
+    """Sequence-to-sequence network that learns to predict a row's nearest neighbours.
+
+    Parameters
+    ----------
+    output : {"labels", "vectors", "both"}, default="both"
+        What is predicted of the neighbours: their labels (the paper's V2LS), their
+        feature vectors (V2VS), or both (V2VSLS). With "vectors" alone a class is a vote
+        over the training rows nearest to the predicted vectors, each with its weight.
+    n_neighbors : int, at least 1, default=5
+        K, the number of neighbours a row's network predicts.
+    neighbors : {"exact", "subsets"} or object, default="exact"
+        How the neighbours of the training rows are found. "exact": among all rows, by
+        :class:`sklearn.neighbors.NearestNeighbors`. "subsets": Algorithm 1 of the
+        paper, the nearest among ``n_subsets`` random subsets. An object with ``fit``
+        and ``kneighbors`` is cloned and used. A row is no neighbour of itself, and rows
+        equal in features and label count once.
+    n_subsets : int, at least 1, default=50
+        R, random subsets a row is compared with. Only used with
+        ``neighbors="subsets"``.
+    subset_size : int, at least 1, default=64
+        Rows of a subset. Only used with ``neighbors="subsets"``.
+    alpha : float, at least 0, default=9.5
+        Weight of the row's own label in the loss.
+    lam : float, at least 0, default=0.12
+        The paper's lambda, weight of the vectors in the loss.
+    vector_reduction : {"mean", "sum"}, default="mean"
+        Over the features of a vector: "sum" is the paper's squared norm; "mean", the
+        default, divides it by their number, so that ``lam`` means the same for wide
+        tables: the sum lets the vectors drown the labels there.
+    temperature : float above 0, default=0.85
+        tau, temperature of the label softmax; below 1 it sharpens.
+    cell : {"lstm", "gru"}, default="lstm"
+        Recurrent cell of encoder and decoder.
+    hidden_layer_sizes : array-like of int, default=(128,)
+        Widths of the layers between the scaled row and the encoder. Empty for none, as
+        in the paper.
+    activation : {"relu", "silu", "mish", "gelu", "tanh"}, default="mish"
+        Activation of those layers.
+    hidden_size : int, at least 1, default=64
+        Width of the encoder's and the decoder's state.
+    dropout : float in [0, 1), default=0.2
+        Dropout on the context and the decoder's states; half of it in the hidden
+        layers.
+    batch_norm : bool, default=True
+        Batch normalisation of the input.
+    max_epochs : int, at least 1, default=30
+        Passes over the training rows.
+    lr : float above 0, default=0.01
+        Learning rate; with ``lr_schedule="one_cycle"`` its highest value.
+    lr_schedule : {"one_cycle", "constant"}, default="one_cycle"
+        "one_cycle" climbs in a line to ``lr`` over the first tenth of the steps and
+        falls to zero in a cosine; "constant" is the paper's.
+    batch_size : "auto" or int, at least 1, default="auto"
+        Rows a step. "auto" is the power of two nearest to a sixteenth of the training
+        rows, within 16 and 256. More than there are rows is clipped with a warning.
+    optimizer : {"adamw", "adam", "sgd"}, default="adamw"
+        Optimizer, torch's fused version.
+    weight_decay : float, at least 0, default=0.01
+        Weight decay of the weight matrices; biases and norms do not decay.
+    standardize : bool, default=True
+        Whether features are scaled inside: centred at the median, divided by the
+        interquartile range, then clipped smoothly to (-3, 3), so that raw features and
+        outliers work as they come. False takes them as they are.
+    class_weight : dict, "balanced" or None, default=None
+        Weight of each class in the loss, as in scikit-learn: "balanced" is inversely
+        proportional to the class counts.
+    early_stopping : bool, default=False
+        Whether to hold out part of the training rows, stop when the loss on them no
+        longer falls, and go back to the best weights.
+    validation_fraction : float in (0, 1), default=0.1
+        Share of each class held out, one row at the least. Only used with early
+        stopping.
+    n_iter_no_change : int, at least 1, default=10
+        Epochs without a lower hold-out loss before training stops. Only used with early
+        stopping.
+    warm_start : bool, default=False
+        Whether ``fit`` continues from the weights, the scaling and the classes of the
+        fit before. The optimizer starts afresh.
+    dtype : {"float32", "float64"}, default="float32"
+        Precision of the network.
+    device : str, default="auto"
+        "auto" is CUDA where there is one, else the CPU; or "cpu", "cuda", "cuda:1",
+        "mps". Resolved in ``fit``. A fitted estimator loads on a machine without its
+        device and predicts there on the CPU, with a warning unless "auto".
+    n_jobs : int or None, default=None
+        Processes of scikit-learn's neighbour search; None is one. torch uses one CPU
+        thread, so that results do not depend on the machine's cores.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the initial weights, the order of the rows, dropout, the draws of subsets.
+        With an int, the same call gives the same result to the bit on a CPU; global
+        random streams are left alone.
+    verbose : int, default=0
+        0 is silent, 1 shows a progress bar on stderr, 2 prints skorch's table of
+        epochs.
+    skorch_params : dict or None, default=None
+        For experts: parameters of :class:`skorch.NeuralNet` that go before those above,
+        such as ``{"callbacks": [...], "optimizer": torch.optim.NAdam}``. Callbacks see
+        epochs, not batches' losses.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    n_features_in_ : int
+        Number of features seen in ``fit``.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X had string column names.
+    center_, scale_ : ndarray of shape (n_features_in_,) or None
+        Median and interquartile range each column is scaled by; None with
+        ``standardize=False``.
+    net_ : skorch.NeuralNet
+        The net, whose ``module_`` is the trained torch module.
+    n_iter_ : int
+        Epochs trained.
+    loss_curve_ : list of float
+        Training loss of each epoch.
+    validation_scores_ : list of float or None
+        Minus the loss on the hold-out after each epoch; None without one.
+    history_ : list of dict
+        One record an epoch: epoch, train_loss, valid_loss, dur (seconds).
+
+    See Also
+    --------
+    MemNetKNNClassifier : The same task for a memory network.
+    V2VSLS : The network as an oversampler.
+    sklearn.neighbors.KNeighborsClassifier : Looks the neighbours up.
+
+    Notes
+    -----
+    The predicted class is the mean of the K predicted label distributions. The loss is
+    L1 + lam L2, with L1 = (1/K) sum_t KL(Y_t) + alpha KL(Y) over the neighbours'
+    labels and the row's own, and L2 = sum_t ||X_t - X_t^P||^2 over their vectors.
+
+    The published version is ``KNNSeq2SeqClassifier(hidden_layer_sizes=(),
+    vector_reduction="sum", lr_schedule="constant", optimizer="adam",
+    weight_decay=0.0)``.
+
+    A pickle holds the weights as arrays and no training rows, but for
+    ``output="vectors"``, which keeps one copy of them, scaled, to vote.
+
+    References
+    ----------
+    .. [1] Y. Xu and D. Klabjan, "k-Nearest Neighbors by Means of Sequence to Sequence
+       Deep Neural Networks and Memory Networks", arXiv 1804.11214, section 3.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_samn import KNNSeq2SeqClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = KNNSeq2SeqClassifier(n_neighbors=3, random_state=0).fit(X, y)
+    >>> label_probabilities, vectors = model.predict_neighbors(X[:2])
+    >>> label_probabilities.shape, vectors.shape
+    ((2, 3, 3), (2, 3, 4))
+    """
+
+    def __init__(
+        self,
+        *,
+        output="both",
+        n_neighbors=5,
+        neighbors="exact",
+        n_subsets=50,
+        subset_size=64,
+        alpha=9.5,
+        lam=0.12,
+        vector_reduction="mean",
+        temperature=0.85,
+        cell="lstm",
+        hidden_layer_sizes=(128,),
+        activation="mish",
+        hidden_size=64,
+        dropout=0.2,
+        batch_norm=True,
+        max_epochs=30,
+        lr=1e-2,
+        lr_schedule="one_cycle",
+        batch_size="auto",
+        optimizer="adamw",
+        weight_decay=0.01,
+        standardize=True,
+        class_weight=None,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        dtype="float32",
+        device="auto",
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+        skorch_params=None,
+    ):
+        self.output = output
+        self.n_neighbors = n_neighbors
+        self.neighbors = neighbors
+        self.n_subsets = n_subsets
+        self.subset_size = subset_size
+        self.alpha = alpha
+        self.lam = lam
+        self.vector_reduction = vector_reduction
+        self.temperature = temperature
+        self.cell = cell
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.hidden_size = hidden_size
+        self.dropout = dropout
+        self.batch_norm = batch_norm
+        self.max_epochs = max_epochs
+        self.lr = lr
+        self.lr_schedule = lr_schedule
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.weight_decay = weight_decay
+        self.standardize = standardize
+        self.class_weight = class_weight
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.dtype = dtype
+        self.device = device
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+        self.skorch_params = skorch_params
+
+    _module_class = Seq2SeqNetwork
+
+    _parameter_constraints = {
+        **BaseNeighborClassifier._parameter_constraints,
+        "output": [StrOptions({"labels", "vectors", "both"})],
+        "cell": [StrOptions({"lstm", "gru"})],
+    }
+
+    def _get_module_args(self, n_features, n_classes):
+        return {
+            "n_features": n_features,
+            "n_classes": n_classes,
+            "n_neighbors": self.n_neighbors,
+            "output": self.output,
+            "hidden_layer_sizes": [int(size) for size in self.hidden_layer_sizes],
+            "activation": self.activation,
+            "hidden_size": self.hidden_size,
+            "cell": self.cell,
+            "temperature": self.temperature,
+            "dropout": self.dropout,
+            "batch_norm": self.batch_norm,
+        }
+
+    def _keep_reference(self, Z, y, weight, rows, rng):
+        if self.output == "vectors":
+            # A vote needs real rows to look up: one copy of them, with their weights.
+            self._reference = Z
+            one_hot = y[:, None] == np.arange(len(self.classes_))
+            self._votes = one_hot * weight[:, None]
+            self._search = self._search_over(Z)
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        # Rebuilt from the rows; an object of the user's is kept as it is.
+        if isinstance(self.neighbors, str):
+            state.pop("_search", None)
+        return state
+
+    def _neighbor_sequence(self, x):
+        log_probs, vectors = self.net_.module_(x)
+        return None if log_probs is None else log_probs.exp(), vectors
+
+    def _probabilities(self, x):
+        if self.output == "vectors":
+            return self._vote(self.net_.module_(x).vectors)
+        return self.net_.module_.log_probs(x).exp().mean(1)
+
+    def _vote(self, vectors):
+        """Share of each class among the rows nearest to the predicted vectors."""
+        if "_search" not in vars(self):
+            self._search = self._search_over(self._reference)
+        nearest = self._search.kneighbors(
+            vectors.flatten(0, 1).cpu().numpy(), n_neighbors=1, return_distance=False
+        )
+        votes = self._votes[np.asarray(nearest).reshape(vectors.shape[:2])].sum(1)
+        return torch.from_numpy(votes / votes.sum(1, keepdims=True))

@@ -1,0 +1,330 @@
+"""MemNetKNNClassifier."""
+
+from numbers import Integral
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import Interval
+
+from ._base import BaseNeighborClassifier
+from .modules import MemoryNetwork
+
+
+class MemNetKNNClassifier(BaseNeighborClassifier):
+    """Memory network that learns to predict a row's nearest neighbours hop by hop.
+
+    Parameters
+    ----------
+    predict_vectors : bool, default=True
+        Whether the feature vectors of the neighbours are predicted beside their labels:
+        MNkNN_VEC, else MNkNN.
+    n_neighbors : int, at least 1, default=5
+        K, the number of neighbours a row's network predicts.
+    memory_size : int, at least 2, default=64
+        Training rows in the memory. In training they are drawn anew for each batch, and
+        a row does not see itself.
+    n_memories : int, at least 1, default=4
+        Memories that are drawn at the end of ``fit`` and kept; a prediction is the mean
+        over them. One, as in the paper, gives nearly the same.
+    neighbors : {"exact", "subsets"} or object, default="exact"
+        How the neighbours of the training rows are found. "exact": among all rows, by
+        :class:`sklearn.neighbors.NearestNeighbors`. "subsets": Algorithm 1 of the
+        paper, the nearest among ``n_subsets`` random subsets. An object with ``fit``
+        and ``kneighbors`` is cloned and used. A row is no neighbour of itself, and rows
+        equal in features and label count once.
+    n_subsets : int, at least 1, default=50
+        R, random subsets a row is compared with. Only used with
+        ``neighbors="subsets"``.
+    subset_size : int, at least 1, default=64
+        Rows of a subset. Only used with ``neighbors="subsets"``.
+    alpha : float, at least 0, default=9.5
+        Weight of the row's own label in the loss.
+    lam : float, at least 0, default=0.12
+        The paper's lambda, weight of the vectors in the loss.
+    vector_reduction : {"mean", "sum"}, default="mean"
+        Over the features of a vector: "sum" is the paper's squared norm; "mean", the
+        default, divides it by their number, so that ``lam`` means the same for wide
+        tables: the sum lets the vectors drown the labels there.
+    temperature : float above 0, default=0.85
+        tau, temperature of the label softmax; below 1 it sharpens.
+    hidden_layer_sizes : array-like of int, default=(128,)
+        Widths of the layers between the scaled row and the embeddings of query and
+        memory. Empty for none, as in the paper.
+    activation : {"relu", "silu", "mish", "gelu", "tanh"}, default="mish"
+        Activation of those layers.
+    hidden_size : int, at least 1, default=64
+        Width of the embeddings.
+    dropout : float in [0, 1), default=0.2
+        Dropout on the states the labels and vectors are read from; half of it in the
+        hidden layers.
+    batch_norm : bool, default=True
+        Batch normalisation of the input.
+    max_epochs : int, at least 1, default=30
+        Passes over the training rows.
+    lr : float above 0, default=0.01
+        Learning rate; with ``lr_schedule="one_cycle"`` its highest value.
+    lr_schedule : {"one_cycle", "constant"}, default="one_cycle"
+        "one_cycle" climbs in a line to ``lr`` over the first tenth of the steps and
+        falls to zero in a cosine; "constant" is the paper's.
+    batch_size : "auto" or int, at least 1, default="auto"
+        Rows a step. "auto" is the power of two nearest to a sixteenth of the training
+        rows, within 16 and 256. More than there are rows is clipped with a warning.
+    optimizer : {"adamw", "adam", "sgd"}, default="adamw"
+        Optimizer, torch's fused version.
+    weight_decay : float, at least 0, default=0.01
+        Weight decay of the weight matrices; biases and norms do not decay.
+    standardize : bool, default=True
+        Whether features are scaled inside: centred at the median, divided by the
+        interquartile range, then clipped smoothly to (-3, 3), so that raw features and
+        outliers work as they come. False takes them as they are.
+    class_weight : dict, "balanced" or None, default=None
+        Weight of each class in the loss, as in scikit-learn: "balanced" is inversely
+        proportional to the class counts.
+    early_stopping : bool, default=False
+        Whether to hold out part of the training rows, stop when the loss on them no
+        longer falls, and go back to the best weights.
+    validation_fraction : float in (0, 1), default=0.1
+        Share of each class held out, one row at the least. Only used with early
+        stopping.
+    n_iter_no_change : int, at least 1, default=10
+        Epochs without a lower hold-out loss before training stops. Only used with early
+        stopping.
+    warm_start : bool, default=False
+        Whether ``fit`` continues from the weights, the scaling and the classes of the
+        fit before. The optimizer starts afresh.
+    dtype : {"float32", "float64"}, default="float32"
+        Precision of the network.
+    device : str, default="auto"
+        "auto" is CUDA where there is one, else the CPU; or "cpu", "cuda", "cuda:1",
+        "mps". Resolved in ``fit``. A fitted estimator loads on a machine without its
+        device and predicts there on the CPU, with a warning unless "auto".
+    n_jobs : int or None, default=None
+        Processes of scikit-learn's neighbour search; None is one. torch uses one CPU
+        thread, so that results do not depend on the machine's cores.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the initial weights, the order of the rows, dropout, the memories, the
+        draws of subsets. With an int, the same call gives the same result to the bit on
+        a CPU; global random streams are left alone.
+    verbose : int, default=0
+        0 is silent, 1 shows a progress bar on stderr, 2 prints skorch's table of
+        epochs.
+    skorch_params : dict or None, default=None
+        For experts: parameters of :class:`skorch.NeuralNet` that go before those above,
+        such as ``{"callbacks": [...], "optimizer": torch.optim.NAdam}``. Callbacks see
+        epochs, not batches' losses.
+
+    Attributes
+    ----------
+    memory_indices_ : ndarray of shape (n_memories, memory_size)
+        Training row behind each entry of the kept memories. There is one memory where
+        it holds all rows.
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    n_features_in_ : int
+        Number of features seen in ``fit``.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X had string column names.
+    center_, scale_ : ndarray of shape (n_features_in_,) or None
+        Median and interquartile range each column is scaled by; None with
+        ``standardize=False``.
+    net_ : skorch.NeuralNet
+        The net, whose ``module_`` is the trained torch module.
+    n_iter_ : int
+        Epochs trained.
+    loss_curve_ : list of float
+        Training loss of each epoch.
+    validation_scores_ : list of float or None
+        Minus the loss on the hold-out after each epoch; None without one.
+    history_ : list of dict
+        One record an epoch: epoch, train_loss, valid_loss, dur (seconds).
+
+    See Also
+    --------
+    KNNSeq2SeqClassifier : The same task for a sequence-to-sequence network.
+
+    Notes
+    -----
+    Hop t attends over the memory and predicts the t-th neighbour; the predicted class
+    is the mean of the K label distributions. The loss is that of
+    :class:`KNNSeq2SeqClassifier`.
+
+    The published version is ``MemNetKNNClassifier(hidden_layer_sizes=(),
+    n_memories=1, vector_reduction="sum", lr_schedule="constant",
+    optimizer="adam", weight_decay=0.0)``; it draws new random rows at each
+    prediction, where here the memories are fixed, so that a prediction can be repeated.
+
+    A pickle holds the weights and ``n_memories * memory_size`` scaled training rows.
+
+    References
+    ----------
+    .. [1] Y. Xu and D. Klabjan, "k-Nearest Neighbors by Means of Sequence to Sequence
+       Deep Neural Networks and Memory Networks", arXiv 1804.11214, section 3.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_samn import MemNetKNNClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = MemNetKNNClassifier(n_neighbors=3, random_state=0).fit(X, y)
+    >>> weights, indices = model.attention(X[:2])
+    >>> weights.shape, indices.shape
+    ((2, 4, 3, 64), (4, 64))
+    """
+
+    def __init__(
+        self,
+        *,
+        predict_vectors=True,
+        n_neighbors=5,
+        memory_size=64,
+        n_memories=4,
+        neighbors="exact",
+        n_subsets=50,
+        subset_size=64,
+        alpha=9.5,
+        lam=0.12,
+        vector_reduction="mean",
+        temperature=0.85,
+        hidden_layer_sizes=(128,),
+        activation="mish",
+        hidden_size=64,
+        dropout=0.2,
+        batch_norm=True,
+        max_epochs=30,
+        lr=1e-2,
+        lr_schedule="one_cycle",
+        batch_size="auto",
+        optimizer="adamw",
+        weight_decay=0.01,
+        standardize=True,
+        class_weight=None,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        dtype="float32",
+        device="auto",
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+        skorch_params=None,
+    ):
+        self.predict_vectors = predict_vectors
+        self.n_neighbors = n_neighbors
+        self.memory_size = memory_size
+        self.n_memories = n_memories
+        self.neighbors = neighbors
+        self.n_subsets = n_subsets
+        self.subset_size = subset_size
+        self.alpha = alpha
+        self.lam = lam
+        self.vector_reduction = vector_reduction
+        self.temperature = temperature
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.hidden_size = hidden_size
+        self.dropout = dropout
+        self.batch_norm = batch_norm
+        self.max_epochs = max_epochs
+        self.lr = lr
+        self.lr_schedule = lr_schedule
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.weight_decay = weight_decay
+        self.standardize = standardize
+        self.class_weight = class_weight
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.dtype = dtype
+        self.device = device
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+        self.skorch_params = skorch_params
+
+    _module_class = MemoryNetwork
+
+    _parameter_constraints = {
+        **BaseNeighborClassifier._parameter_constraints,
+        "predict_vectors": ["boolean"],
+        # A row masks itself, so a memory of one could be left empty.
+        "memory_size": [Interval(Integral, 2, None, closed="left")],
+        "n_memories": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def _get_module_args(self, n_features, n_classes):
+        return {
+            "n_features": n_features,
+            "n_classes": n_classes,
+            "n_neighbors": self.n_neighbors,
+            "output": "both" if self.predict_vectors else "labels",
+            "hidden_layer_sizes": [int(size) for size in self.hidden_layer_sizes],
+            "activation": self.activation,
+            "hidden_size": self.hidden_size,
+            "temperature": self.temperature,
+            "dropout": self.dropout,
+            "batch_norm": self.batch_norm,
+        }
+
+    def _keep_reference(self, Z, y, weight, rows, rng):
+        size = min(self.memory_size, len(Z))
+        # A memory of all rows is the same memory every time.
+        n_memories = self.n_memories if size < len(Z) else 1
+        drawn = [
+            np.sort(rng.choice(len(Z), size, replace=False)) for _ in range(n_memories)
+        ]
+        self._memories = Z[np.stack(drawn)]
+        self.memory_indices_ = rows[np.stack(drawn)]
+
+    def _extra_inputs(self, own, reference, rng):
+        if rng is None:
+            return {"memory": self._tensor(self._memories[0], reference.device)}
+        size = self._memories.shape[1]
+        drawn = torch.from_numpy(rng.choice(len(reference), size, replace=False))
+        drawn = drawn.to(reference.device)
+        return {"memory": reference[drawn], "masked": drawn == own.unsqueeze(1)}
+
+    def _over_memories(self, function):
+        """Results of ``function(memory)`` for each kept memory, on a new first axis."""
+        device = next(self.net_.module_.parameters()).device
+        memories = self._tensor(self._memories, device)
+        return torch.stack([function(memory) for memory in memories])
+
+    def _neighbor_sequence(self, x):
+        module = self.net_.module_
+        probabilities = self._over_memories(lambda m: module.log_probs(x, m)).exp()
+        if not self.predict_vectors:
+            return probabilities.mean(0), None
+        vectors = self._over_memories(lambda m: module(x, m).vectors)
+        return probabilities.mean(0), vectors.mean(0)
+
+    def _probabilities(self, x):
+        module = self.net_.module_
+        log_probs = self._over_memories(lambda memory: module.log_probs(x, memory))
+        return log_probs.exp().mean((0, 2))
+
+    def attention(self, X):
+        """Attention of each hop over the rows in the memories.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        weights : ndarray of shape (n_samples, n_memories, n_neighbors, memory_size)
+            Weights that sum to one over the last axis; hop t is the one that predicts
+            the t-th neighbour.
+        indices : ndarray of shape (n_memories, memory_size)
+            ``memory_indices_``, the training row behind each entry.
+        """
+
+        def attend(x):
+            module = self.net_.module_
+            weights = self._over_memories(lambda memory: module.attend(x, memory))
+            return weights.transpose(0, 1)
+
+        return self._run(attend, X), self.memory_indices_
