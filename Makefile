@@ -12,7 +12,7 @@ TORCH ?= torch==2.13.0
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
-	$(VENV)/bin/python benchmarks/demo.py
+	$(VENV)/bin/python benchmarks/demo.py --out demo
 
 test: $(VENV)/.test
 	$(VENV)/bin/pytest
@@ -39,7 +39,7 @@ bench-engine: $(VENV)/.benchmarks
 clean:
 	rm -rf .venv .venv-oldest oldest-requirements.txt build dist *.egg-info
 	rm -rf doc/_build doc/generated .pytest_cache .ruff_cache .import_linter_cache
-	rm -f .coverage
+	rm -rf .coverage demo
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp .test says that the extra "test" is installed, and so on.

@@ -54,7 +54,7 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         layers.
     batch_norm : bool, default=True
         Batch normalisation of the input.
-    max_epochs : int, at least 1, default=30
+    max_epochs : int, at least 1, default=20
         Passes over the training rows.
     lr : float above 0, default=0.01
         Learning rate; with ``lr_schedule="one_cycle"`` its highest value.
@@ -183,7 +183,7 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         hidden_size=64,
         dropout=0.2,
         batch_norm=True,
-        max_epochs=30,
+        max_epochs=20,
         lr=1e-2,
         lr_schedule="one_cycle",
         batch_size="auto",

@@ -29,7 +29,9 @@ def robust_statistics(X):
     >>> center.tolist(), scale.tolist()
     ([1.5, 7.0], [3.0, 1.0])
     """
-    low, center, high = np.quantile(X, [0.25, 0.5, 0.75], axis=0)
+    # Columns in a row each: twice as fast to sort.
+    columns = np.ascontiguousarray(X.T)
+    low, center, high = np.quantile(columns, [0.25, 0.5, 0.75], axis=1)
     scale = high - low
     tied = scale == 0
     if tied.any():

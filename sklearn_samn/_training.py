@@ -314,38 +314,27 @@ def train(
     ValueError
         If the loss or a weight is not finite.
     """
+    users = dict(skorch_params or {})
     params = {
-        "optimizer": OPTIMIZERS[optimizer],
-        "optimizer__weight_decay": weight_decay,
-        "optimizer__fused": True,
-        **(skorch_params or {}),
+        **_optimizer_params(optimizer, weight_decay, device, users),
+        "lr": lr,
+        "max_epochs": max_epochs,
+        "batch_size": batch_size,
+        "iterator_train": SlicedBatches,
+        "iterator_train__shuffle": True,
+        "iterator_valid": SlicedBatches,
+        "train_split": None if valid is None else predefined_split(valid),
+        "device": device,
+        "verbose": 0,
+        **users,
+        "callbacks": _callbacks(verbose, patience, users.get("callbacks")),
     }
-    if params["optimizer"] is not OPTIMIZERS[optimizer]:
-        # An optimizer of the user's may know neither.
-        del params["optimizer__fused"], params["optimizer__weight_decay"]
-        params.update(skorch_params)
-    params["callbacks"] = _callbacks(verbose, patience, params.get("callbacks"))
-    net = Net(
-        module,
-        criterion,
-        **{
-            "lr": lr,
-            "max_epochs": max_epochs,
-            "batch_size": batch_size,
-            "iterator_train": SlicedBatches,
-            "iterator_train__shuffle": True,
-            "iterator_valid": SlicedBatches,
-            "train_split": None if valid is None else predefined_split(valid),
-            "device": device,
-            "verbose": 0,
-            **params,
-        },
-    ).initialize()
+    net = Net(module, criterion, **params).initialize()
     if optimizer_state is not None:
         fresh = net.optimizer_.state_dict()
         net.optimizer_.load_state_dict({**fresh, "state": optimizer_state})
     if lr_schedule == "one_cycle":
-        n_steps = max_epochs * len(net.get_iterator(dataset, training=True))
+        n_steps = net.max_epochs * len(net.get_iterator(dataset, training=True))
         net.schedule_ = LambdaLR(net.optimizer_, lambda step: one_cycle(step / n_steps))
     net.notify("on_train_begin", X=dataset, y=None)
     try:
@@ -378,6 +367,17 @@ def wrap(module, device):
     return Net(
         module.eval(), torch.nn.Identity(), device=device, verbose=0
     ).initialize()
+
+
+def _optimizer_params(optimizer, weight_decay, device, users):
+    """Our optimizer; nothing where the user brings one, which may know none of it."""
+    if "optimizer" in users:
+        return {}
+    return {
+        "optimizer": OPTIMIZERS[optimizer],
+        "optimizer__weight_decay": weight_decay,
+        "optimizer__fused": device.type in ("cpu", "cuda"),
+    }
 
 
 def _callbacks(verbose, patience, users):

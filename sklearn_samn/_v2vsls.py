@@ -74,7 +74,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     class_weight : dict, "balanced" or None, default="balanced"
         Weight of each class in the loss, as in scikit-learn: "balanced" is inversely
         proportional to the class counts.
-    max_epochs : int, at least 1, default=20
+    max_epochs : int, at least 1, default=10
         Passes over the training rows.
     lr : float above 0, default=0.01
         Learning rate; with ``lr_schedule="one_cycle"`` its highest value.
@@ -191,7 +191,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         dropout=0.2,
         batch_norm=True,
         class_weight="balanced",
-        max_epochs=20,
+        max_epochs=10,
         lr=1e-2,
         lr_schedule="one_cycle",
         batch_size="auto",

@@ -1,0 +1,215 @@
+"""What does training through the package cost beside a bare torch loop.
+
+One network (50 features, two hidden layers of 128, ReLU, two classes), one optimiser
+(Adam, fused where that can be said), batches of 256, 50,000 made rows: seconds per
+epoch (a whole ``fit`` over its epochs), rows per second of prediction, and the cost of
+the import. The contestants take turns in each round; the medians over the rounds are
+printed and written to a CSV.
+
+Usage: python benchmarks/bench_engine.py [--rows 50000] [--epochs 10] [--rounds 7]
+"""
+
+import argparse
+import csv
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from contextlib import contextmanager
+
+import numpy as np
+import skorch
+import torch
+from sklearn.datasets import make_classification
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
+from torch import nn
+from tqdm import tqdm
+
+from sklearn_samn import SAMNClassifier
+
+BATCH_SIZE = 256
+LR = 1e-3
+
+
+def make_module(n_features):
+    """The network, as the bare loop and skorch train it."""
+    return nn.Sequential(
+        nn.Linear(n_features, 128),
+        nn.ReLU(),
+        nn.Linear(128, 128),
+        nn.ReLU(),
+        nn.Linear(128, 2),
+    )
+
+
+def fit_bare(X, y, epochs):
+    X, y = torch.from_numpy(X), torch.from_numpy(y)
+    module = make_module(X.shape[1])
+    optimizer = torch.optim.Adam(module.parameters(), lr=LR, fused=True)
+    for _ in range(epochs):
+        for index in torch.randperm(len(X)).split(BATCH_SIZE):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(module(X[index]), y[index])
+            loss.backward()
+            optimizer.step()
+    return module.eval()
+
+
+def fit_ours(X, y, epochs):
+    return SAMNClassifier(
+        hidden_layer_sizes=(128, 128),
+        activation="relu",
+        dropout=0.0,
+        batch_norm=False,
+        n_attention_blocks=0,
+        head="linear",
+        label_smoothing=0.0,
+        inter_weight=0.0,
+        inner_weight=0.0,
+        optimizer="adam",
+        weight_decay=0.0,
+        lr=LR,
+        lr_schedule="constant",
+        batch_size=BATCH_SIZE,
+        max_epochs=epochs,
+        device="cpu",
+        random_state=0,
+    ).fit(X, y)
+
+
+def fit_skorch(X, y, epochs):
+    return skorch.NeuralNetClassifier(
+        make_module(X.shape[1]),
+        criterion=nn.CrossEntropyLoss,
+        optimizer=torch.optim.Adam,
+        lr=LR,
+        batch_size=BATCH_SIZE,
+        max_epochs=epochs,
+        train_split=None,
+        iterator_train__shuffle=True,
+        verbose=0,
+    ).fit(X, y)
+
+
+def fit_mlp(X, y, epochs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return MLPClassifier(
+            (128, 128), batch_size=BATCH_SIZE, max_iter=epochs, tol=0, random_state=0
+        ).fit(X, y)
+
+
+def predict_bare(module, X):
+    with torch.inference_mode():
+        parts = torch.from_numpy(X).split(4096)
+        return torch.cat([module(part).softmax(1) for part in parts]).numpy()
+
+
+def predict_fitted(estimator, X):
+    return estimator.predict_proba(X)
+
+
+@contextmanager
+def torch_threads(n_threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# Name: (fit, predict, torch threads). Ours takes one thread, whatever is set.
+CONTESTANTS = {
+    "sklearn_samn": (fit_ours, predict_fitted, 1),
+    "bare torch loop, 1 thread": (fit_bare, predict_bare, 1),
+    "bare torch loop, all threads": (fit_bare, predict_bare, torch.get_num_threads()),
+    "MLPClassifier": (fit_mlp, predict_fitted, 1),
+    "skorch as it comes": (fit_skorch, predict_fitted, torch.get_num_threads()),
+}
+
+
+def measure(n_rows, epochs, rounds):
+    """Seconds per epoch and rows per second, {name: [(fit, predict), ...]}."""
+    X, y = make_classification(n_rows, 50, n_informative=20, random_state=0)
+    X = X.astype(np.float32)
+    figures = {name: [] for name in CONTESTANTS}
+    for _ in tqdm(range(rounds), unit="round"):
+        for name, (fit, predict, n_threads) in CONTESTANTS.items():
+            with torch_threads(n_threads):
+                start = time.perf_counter()
+                fitted = fit(X, y, epochs)
+                middle = time.perf_counter()
+                predict(fitted, X)
+                end = time.perf_counter()
+            figures[name].append(((middle - start) / epochs, n_rows / (end - middle)))
+    return figures
+
+
+def import_seconds(statement, rounds):
+    """Median seconds a fresh interpreter takes for a statement."""
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", statement], check=True)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--csv", default="benchmarks/results/engine.csv")
+    args = parser.parse_args()
+
+    figures = measure(args.rows, args.epochs, args.rounds)
+    rows = []
+    for name, pairs in figures.items():
+        # Ratios within a round, so that a slow minute of the machine weighs on both.
+        ours = figures["sklearn_samn"]
+        rows.append(
+            {
+                "contestant": name,
+                "seconds_per_epoch": statistics.median(fit for fit, _ in pairs),
+                "ours_over_it": statistics.median(
+                    our[0] / its[0] for our, its in zip(ours, pairs, strict=True)
+                ),
+                "predict_rows_per_second": statistics.median(p for _, p in pairs),
+                "predict_ours_over_it": statistics.median(
+                    its[1] / our[1] for our, its in zip(ours, pairs, strict=True)
+                ),
+            }
+        )
+    libraries = import_seconds("import torch, skorch, imblearn", args.rounds)
+    package = import_seconds(
+        "import torch, skorch, imblearn, sklearn_samn", args.rounds
+    )
+
+    path = pathlib.Path(args.csv)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+    print(f"{args.rows} rows x 50, {args.epochs} epochs, {args.rounds} rounds, medians")
+    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
+    head = ("s/epoch", "ours/it", "predict rows/s", "time ours/it")
+    print(f"{'':30}{head[0]:>9}{head[1]:>9}{head[2]:>16}{head[3]:>14}")
+    for name, s, ratio, speed, predict_ratio in (row.values() for row in rows):
+        print(f"{name:30}{s:9.3f}{ratio:9.2f}{speed:16,.0f}{predict_ratio:14.2f}")
+    print(
+        f"import of torch, skorch and imblearn {libraries:.2f} s, with sklearn_samn "
+        f"{package:.2f} s ({package / libraries - 1:+.0%})"
+    )
+
+
+if __name__ == "__main__":
+    main()
