@@ -1,5 +1,6 @@
 """What the estimators share: validation, training, prediction, persistence."""
 
+import inspect
 import warnings
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state, compute_sample_weight
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
@@ -21,6 +23,9 @@ from . import _neighbors, _training
 from ._preprocessing import robust_clip, robust_statistics, undo_robust_clip
 from .modules import NeighborSequenceLoss
 from .modules.embedding import ACTIVATIONS
+
+# Whose frames lie between a warning and the line it is meant for.
+LIBRARIES = ("sklearn", "imblearn", "contextlib")
 
 FLOATS = [np.float64, np.float32]
 
@@ -38,6 +43,25 @@ def unchanged_on_failure(estimator):
         vars(estimator).clear()
         vars(estimator).update(before)
         raise
+
+
+def warn_user(message, category=UserWarning):
+    """Warn at the line of the user's that called into this package."""
+    level, frame = 1, inspect.currentframe()
+    while frame.f_back and frame.f_globals["__name__"].startswith(LIBRARIES):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def check_layer_sizes(sizes):
+    """The widths as a list of int, or a ValueError that names the parameter."""
+    sizes = list(sizes)
+    if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
+        raise ValueError(
+            f"hidden_layer_sizes={sizes!r} is no sequence of widths; each must be an "
+            f"int of at least 1, as in (128, 128), or () for no hidden layer."
+        )
+    return [int(size) for size in sizes]
 
 
 def stratified_holdout(y, rows, fraction, rng):
@@ -62,12 +86,10 @@ def stratified_holdout(y, rows, fraction, rng):
     """
     members = [rows[y[rows] == code] for code in np.unique(y[rows])]
     if min(map(len, members)) < 2:
-        warnings.warn(
+        warn_user(
             "early_stopping needs two rows of each class, one to train on and one to "
             "hold out, but a class has a single row: training runs all max_epochs "
-            "without a hold-out.",
-            UserWarning,
-            stacklevel=5,
+            "without a hold-out."
         )
         return rows, None
     sizes = [min(max(round(fraction * len(m)), 1), len(m) - 1) for m in members]
@@ -81,6 +103,8 @@ def check_finite(X, estimator):
     """Raise a ValueError that names the first column with NaN or infinity."""
     if issparse(X):
         X = X.toarray()
+    if X.dtype == object:
+        X = X.astype(float)
     if np.isfinite(X).all():
         return
     row, column = np.argwhere(~np.isfinite(X))[0]
@@ -117,23 +141,36 @@ def validate_finite(estimator, X, y="no_validation", **params):
     """
     try:
         validated = validate_data(estimator, X, y, ensure_all_finite=False, **params)
+        rows = validated[0] if isinstance(validated, tuple) else validated
+        if rows.dtype == object:
+            # Columns of categories that scikit-learn took for numbers.
+            rows.astype(float)
     except ValueError as error:
         if "could not convert string to float" not in str(error):
             raise
         raise ValueError(_strings_message(estimator, X, error)) from error
-    check_finite(validated[0] if isinstance(validated, tuple) else validated, estimator)
+    check_finite(rows, estimator)
     return validated
 
 
 def _strings_message(estimator, X, error):
     column = ""
-    if hasattr(X, "select_dtypes"):
-        column = f" in column {X.select_dtypes(exclude='number').columns[0]!r}"
+    if hasattr(X, "items"):
+        strings = (name for name, values in X.items() if not _is_numeric(values))
+        column = f" in column {next(strings)!r}"
     return (
         f"Input X holds strings{column} ({error}). {type(estimator).__name__} needs "
         f"numbers: put an encoder before it, such as OneHotEncoder in a "
         f"ColumnTransformer."
     )
+
+
+def _is_numeric(values):
+    try:
+        np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 class NeuralMixin:
@@ -168,7 +205,7 @@ class NeuralMixin:
         """skorch net that holds the trained module; rebuilt when first needed."""
         if "_net" not in vars(self):
             if "_weights" not in vars(self):
-                raise AttributeError(f"{type(self).__name__} is not fitted yet")
+                raise NotFittedError(f"This {type(self).__name__} is not fitted yet.")
             module = self._module_class(**self._module_args)
             self._to_dtype(module)
             _training.load_weights(module, self._weights)
@@ -186,9 +223,7 @@ class NeuralMixin:
         try:
             return _training.resolve_device(self.device)
         except ValueError as error:
-            warnings.warn(
-                f"{error} Predicting on the CPU.", RuntimeWarning, stacklevel=4
-            )
+            warn_user(f"{error} Predicting on the CPU.", RuntimeWarning)
             return torch.device("cpu")
 
     def _numpy_dtype(self):
@@ -204,18 +239,16 @@ class NeuralMixin:
         """The array on the device; floats in the dtype of the network."""
         if array.dtype.kind == "f":
             array = array.astype(self._numpy_dtype(), copy=False)
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+        return torch.from_numpy(np.require(array, requirements="CW")).to(device)
 
     def _resolve_batch_size(self, n_rows):
         if self.batch_size == "auto":
             wanted = 2 ** max(round(np.log2(n_rows / 16)), 4)
             return int(min(wanted, MAX_AUTO_BATCH_SIZE, n_rows))
         if self.batch_size > n_rows:
-            warnings.warn(
+            warn_user(
                 f"batch_size={self.batch_size} is larger than the {n_rows} training "
-                f"rows and is clipped to them; set batch_size='auto' or a lower value.",
-                UserWarning,
-                stacklevel=5,
+                f"rows and is clipped to them; set batch_size='auto' or a lower value."
             )
         return min(self.batch_size, n_rows)
 
@@ -356,13 +389,19 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
+        if self.class_weight is not None:
+            factors = compute_sample_weight(self.class_weight, y)
+            if not (np.isfinite(factors) & (factors >= 0)).all():
+                raise ValueError(
+                    f"class_weight={self.class_weight!r} holds a weight that is "
+                    f"negative or not finite; weights must be at least 0."
+                )
+            weight = weight * factors
         if not weight.any():
             raise ValueError(
-                "sample_weight is zero for every row; each class needs a row of "
-                "positive weight."
+                "sample_weight and class_weight leave every row a weight of zero; each "
+                "class needs a row of positive weight."
             )
-        if self.class_weight is not None:
-            weight = weight * compute_sample_weight(self.class_weight, y)
         return X, y, weight
 
     def _set_classes(self, y, warm):
@@ -377,7 +416,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         if len(classes) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs at least 2 classes, but y holds only one "
-                f"class: {classes[0]!r}."
+                f"class: {classes.tolist()[0]!r}."
             )
         self.classes_ = classes
 
@@ -419,8 +458,21 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         ndarray of shape (n_samples, n_classes)
             Probabilities, in the order of ``classes_``. A row's depend on that row
             alone, not on the others of the call.
+
+        Raises
+        ------
+        ValueError
+            If unscaled features are too large for the precision of the network.
         """
-        return self._run(self._probabilities, X)
+        probabilities = self._run(self._probabilities, X)
+        beyond = ~np.isfinite(probabilities).all(axis=1)
+        if beyond.any():
+            raise ValueError(
+                f"The network's output for row {beyond.argmax()} is not finite: its "
+                f"features are too large for {self.dtype}. Scale them, or fit with "
+                f"standardize=True."
+            )
+        return probabilities
 
     def predict(self, X):
         """Most probable class.

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import StrOptions
 
-from ._base import BaseNeighborClassifier
+from ._base import BaseNeighborClassifier, check_layer_sizes
 from .modules import Seq2SeqNetwork
 
 
@@ -250,7 +250,7 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
             "n_classes": n_classes,
             "n_neighbors": self.n_neighbors,
             "output": self.output,
-            "hidden_layer_sizes": [int(size) for size in self.hidden_layer_sizes],
+            "hidden_layer_sizes": check_layer_sizes(self.hidden_layer_sizes),
             "activation": self.activation,
             "hidden_size": self.hidden_size,
             "cell": self.cell,

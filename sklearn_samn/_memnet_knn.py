@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval
 
-from ._base import BaseNeighborClassifier
+from ._base import BaseNeighborClassifier, check_layer_sizes
 from .modules import MemoryNetwork
 
 
@@ -260,7 +260,7 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
             "n_classes": n_classes,
             "n_neighbors": self.n_neighbors,
             "output": "both" if self.predict_vectors else "labels",
-            "hidden_layer_sizes": [int(size) for size in self.hidden_layer_sizes],
+            "hidden_layer_sizes": check_layer_sizes(self.hidden_layer_sizes),
             "activation": self.activation,
             "hidden_size": self.hidden_size,
             "temperature": self.temperature,

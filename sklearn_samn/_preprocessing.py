@@ -4,6 +4,8 @@ import numpy as np
 
 # Scaled values end up in the open interval (-CLIP, CLIP).
 CLIP = 3.0
+# A scaled value that is as good as infinite, and fits into float32.
+FAR_OUT = 1e30
 
 
 def robust_statistics(X):
@@ -67,12 +69,16 @@ def robust_clip(X, statistics, dtype):
     >>> robust_clip(np.array([[0.1], [1e12]]), statistics, float).round(3).tolist()
     [[0.1], [3.0]]
     """
+    # Row by row in memory, whatever the order of X (a frame's is by column): the last
+    # bits of a matrix product depend on it.
     if statistics is None:
-        return X.astype(dtype)
+        return X.astype(dtype, order="C")
     center, scale = statistics
-    # Centre before the cast: a timestamp has no digits to lose in float32.
-    Z = ((X - center) / scale).astype(dtype, copy=False)
-    # The hypotenuse, unlike a square, cannot overflow.
+    with np.errstate(over="ignore"):
+        # Centre before the cast: a timestamp has no digits to lose in float32.
+        Z = np.clip((X - center) / scale, -FAR_OUT, FAR_OUT)
+    Z = Z.astype(dtype, order="C", copy=False)
+    # The hypotenuse, unlike a square, does not overflow.
     Z /= np.hypot(1, Z / CLIP)
     return Z
 

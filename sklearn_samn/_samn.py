@@ -10,7 +10,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from . import _training
-from ._base import BaseNeuralClassifier, unchanged_on_failure
+from ._base import BaseNeuralClassifier, check_layer_sizes, unchanged_on_failure
 from .modules import SAMN, SAMNLoss
 from .modules.embedding import ACTIVATIONS
 
@@ -279,7 +279,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         return {
             "n_features": n_features,
             "n_classes": n_classes,
-            "hidden_layer_sizes": [int(size) for size in self.hidden_layer_sizes],
+            "hidden_layer_sizes": check_layer_sizes(self.hidden_layer_sizes),
             "activation": self.activation,
             "dropout": self.dropout,
             "batch_norm": self.batch_norm,

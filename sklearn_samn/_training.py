@@ -3,6 +3,7 @@
 import math
 import threading
 from contextlib import contextmanager
+from copy import deepcopy
 
 import torch
 from skorch import NeuralNet
@@ -325,14 +326,15 @@ def train(
         "iterator_valid": SlicedBatches,
         "train_split": None if valid is None else predefined_split(valid),
         "device": device,
-        "verbose": 0,
+        "verbose": int(verbose > 1),
         **users,
         "callbacks": _callbacks(verbose, patience, users.get("callbacks")),
     }
     net = Net(module, criterion, **params).initialize()
     if optimizer_state is not None:
         fresh = net.optimizer_.state_dict()
-        net.optimizer_.load_state_dict({**fresh, "state": optimizer_state})
+        # A copy: the net before keeps its own, should this training fail.
+        net.optimizer_.load_state_dict({**fresh, "state": deepcopy(optimizer_state)})
     if lr_schedule == "one_cycle":
         n_steps = net.max_epochs * len(net.get_iterator(dataset, training=True))
         net.schedule_ = LambdaLR(net.optimizer_, lambda step: one_cycle(step / n_steps))
@@ -345,7 +347,7 @@ def train(
         net.notify("on_train_end", X=dataset, y=None)
     net.module_.eval()
     if not all(value.isfinite().all() for value in net.module_.state_dict().values()):
-        raise diverged(lr, "a weight is not finite")
+        raise diverged(net.lr, "a weight is not finite")
     return net
 
 
@@ -407,7 +409,8 @@ def weights_to_numpy(net):
 
 def load_weights(module, weights):
     """Put a dict of arrays into a module."""
-    module.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
+    # A copy: the arrays may be mapped from a file, read-only.
+    module.load_state_dict({k: torch.tensor(v) for k, v in weights.items()})
 
 
 def history_records(net):

@@ -1,6 +1,5 @@
 """V2VSLS, the oversampler."""
 
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -16,6 +15,7 @@ from ._base import (
     stratified_holdout,
     unchanged_on_failure,
     validate_finite,
+    warn_user,
 )
 from .modules import NeighborSequenceLoss, Seq2SeqNetwork
 
@@ -288,6 +288,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
 
     def _fit_resample(self, X, y):
         dense = X.toarray() if sparse.issparse(X) else X
+        for name in ("_net", "_weights", "n_iter_", "history_", "loss_curve_"):
+            vars(self).pop(name, None)
         self.classes_, codes = np.unique(y, return_inverse=True)
         wanted = {
             int(np.searchsorted(self.classes_, label)): n_new
@@ -322,15 +324,13 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         ]
 
     def _warn_of_small_classes(self, codes, wanted):
-        counts = np.bincount(codes)
+        counts, labels = np.bincount(codes), self.classes_.tolist()
         for code in wanted:
             if self.neighbors_of == "class" and counts[code] <= self.k_neighbors:
-                warnings.warn(
-                    f"Class {self.classes_[code]!r} has {counts[code]} rows, fewer "
+                warn_user(
+                    f"Class {labels[code]!r} has {counts[code]} rows, fewer "
                     f"than k_neighbors + 1 = {self.k_neighbors + 1}: its rows are used "
-                    f"as neighbours more than once. Lower k_neighbors to silence this.",
-                    UserWarning,
-                    stacklevel=8,
+                    f"as neighbours more than once. Lower k_neighbors to silence this."
                 )
 
     def _sequences(self, Z, codes, wanted, rng):
@@ -443,12 +443,10 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             candidates = np.flatnonzero(log_probs.argmax(2).ravel() == code)
             drawn = rng.permutation(candidates)[:n_new]
             if len(drawn) < n_new:
-                warnings.warn(
-                    f"Class {self.classes_[code]!r} gets {len(drawn)} of the {n_new} "
-                    f"rows asked for: no more candidates carry its label. Set "
-                    f"stop_when_exhausted=False to meet sampling_strategy.",
-                    UserWarning,
-                    stacklevel=8,
+                warn_user(
+                    f"Class {self.classes_.tolist()[code]!r} gets {len(drawn)} of the "
+                    f"{n_new} rows asked for: no more candidates carry its label. Set "
+                    f"stop_when_exhausted=False to meet sampling_strategy."
                 )
         else:
             weight = np.exp(

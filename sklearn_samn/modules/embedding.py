@@ -13,6 +13,34 @@ ACTIVATIONS = {
 }
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation that takes a single row by its running statistics.
+
+    Notes
+    -----
+    **Shape**
+
+    - input and output: (n_samples, n_features)
+
+    Examples
+    --------
+    >>> import torch
+    >>> BatchNorm(2)(torch.ones(1, 2)).shape
+    torch.Size([1, 2])
+    """
+
+    def forward(self, x):
+        if self.training and len(x) > 1:
+            return super().forward(x)
+        return self.by_running_statistics(x)
+
+    def by_running_statistics(self, x):
+        """As in evaluation: nothing is learned of the rows' mean and variance."""
+        return nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+
 class FeatureExtractor(nn.Sequential):
     """Layers of an ordinary network, linear - batch norm - activation - dropout.
 
@@ -64,7 +92,7 @@ class FeatureExtractor(nn.Sequential):
             # The shift of the batch norm makes the bias of the layer redundant.
             layers.append(nn.Linear(n_in, n_out, bias=not batch_norm))
             if batch_norm:
-                layers.append(nn.BatchNorm1d(n_out))
+                layers.append(BatchNorm(n_out))
             layers.append(ACTIVATIONS[activation]())
             if dropout:
                 layers.append(nn.Dropout(dropout))

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from .embedding import FeatureExtractor
+from .embedding import BatchNorm, FeatureExtractor
 from .seq2seq import NeighborHeads, NeighborSequence
 
 
@@ -78,7 +78,7 @@ class MemoryNetwork(nn.Module):
     ):
         super().__init__()
         self.n_neighbors = n_neighbors
-        self.normalize = nn.BatchNorm1d(n_features) if batch_norm else nn.Identity()
+        self.normalize = BatchNorm(n_features) if batch_norm else nn.Identity()
         self.extract = FeatureExtractor(
             n_features, hidden_layer_sizes, activation=activation, dropout=dropout / 2
         )
@@ -120,10 +120,7 @@ class MemoryNetwork(nn.Module):
         return torch.stack(states, dim=1), torch.stack(weights, dim=1)
 
     def _normalize_memory(self, memory):
-        norm = self.normalize
-        if not isinstance(norm, nn.BatchNorm1d):
-            return memory
-        # The running statistics: a memory of one batch must not move them.
-        return nn.functional.batch_norm(
-            memory, norm.running_mean, norm.running_var, norm.weight, norm.bias
-        )
+        if isinstance(self.normalize, BatchNorm):
+            # A memory of one batch must not move the statistics of the rows.
+            return self.normalize.by_running_statistics(memory)
+        return memory

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .embedding import FeatureExtractor
+from .embedding import BatchNorm, FeatureExtractor
 
 
 class NeighborSequence(NamedTuple):
@@ -150,7 +150,7 @@ class Seq2SeqNetwork(nn.Module):
     ):
         super().__init__()
         self.n_neighbors = n_neighbors
-        self.normalize = nn.BatchNorm1d(n_features) if batch_norm else nn.Identity()
+        self.normalize = BatchNorm(n_features) if batch_norm else nn.Identity()
         self.extract = FeatureExtractor(
             n_features, hidden_layer_sizes, activation=activation, dropout=dropout / 2
         )

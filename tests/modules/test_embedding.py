@@ -1,0 +1,70 @@
+"""The feature extractor layer by layer."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sklearn_samn.modules import FeatureExtractor
+from sklearn_samn.modules.embedding import BatchNorm
+
+X = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
+
+ACTIVATIONS = {
+    "relu": lambda s: max(s, 0.0),
+    "silu": lambda s: s / (1 + math.exp(-s)),
+    "mish": lambda s: s * math.tanh(math.log1p(math.exp(s))),
+    "gelu": lambda s: s * (1 + math.erf(s / math.sqrt(2))) / 2,
+    "tanh": math.tanh,
+}
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_two_layers_by_hand(activation):
+    extract = FeatureExtractor(
+        2, hidden_layer_sizes=(3, 1), activation=activation
+    ).double()
+    first, second = (layer for layer in extract if isinstance(layer, nn.Linear))
+    function = np.vectorize(ACTIVATIONS[activation])
+
+    def layer(rows, linear):
+        weight, bias = (p.detach().numpy() for p in (linear.weight, linear.bias))
+        return function(rows @ weight.T + bias)
+
+    expected = layer(layer(X.numpy(), first), second)
+    np.testing.assert_allclose(extract(X).detach().numpy(), expected, rtol=1e-12)
+
+
+def test_order_of_a_layer_with_everything():
+    extract = FeatureExtractor(
+        2, hidden_layer_sizes=(4,), activation="relu", dropout=0.25, batch_norm=True
+    )
+    kinds = [nn.Linear, BatchNorm, nn.ReLU, nn.Dropout]
+    assert [type(layer) for layer in extract] == kinds
+    # The batch norm shifts, so the linear layer need not.
+    assert extract[0].bias is None
+    assert extract[3].p == 0.25
+
+
+def test_no_layers_pass_the_rows_on():
+    extract = FeatureExtractor(2, hidden_layer_sizes=())
+    assert torch.equal(extract(X), X)
+    assert extract.out_features == 2
+
+
+def test_out_features_is_the_width_of_the_last_layer():
+    assert FeatureExtractor(2, hidden_layer_sizes=(7, 5)).out_features == 5
+
+
+def test_a_single_row_is_normalised_by_the_running_statistics():
+    norm = BatchNorm(2)
+    norm(torch.tensor([[0.0, 1.0], [2.0, 5.0]]))
+    mean, var = norm.running_mean.clone(), norm.running_var.clone()
+    row = torch.tensor([[3.0, -1.0]])
+    torch.testing.assert_close(norm(row), (row - mean) / (var + norm.eps).sqrt())
+    assert torch.equal(norm.running_mean, mean)
+    # More rows are normalised by their own mean, and move the statistics.
+    torch.testing.assert_close(norm(torch.ones(3, 2)), torch.zeros(3, 2))
+    assert not torch.equal(norm.running_mean, mean)

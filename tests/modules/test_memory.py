@@ -1,0 +1,197 @@
+"""The gated update of the prototypes, by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from sklearn_samn.modules import PrototypeMemory
+
+
+def double(rows):
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def memory_of(entries, *, n_classes=2, filled=None, **params):
+    """A memory that holds the given entries."""
+    entries = double(entries)
+    n_prototypes = len(entries) // n_classes
+    memory = PrototypeMemory(
+        n_classes, entries.shape[1], n_prototypes=n_prototypes, **params
+    ).double()
+    memory.entries.copy_(entries)
+    memory.filled.copy_(torch.tensor(filled or [True] * len(entries)))
+    return memory
+
+
+def sigmoid(s):
+    return 1 / (1 + np.exp(-s))
+
+
+def test_first_write_takes_the_mean_and_absent_classes_stay_unwritten():
+    memory = PrototypeMemory(3, 2, gate=0.25).double()
+    assert not memory.filled.any()
+    updated = memory(
+        double([[1, 2], [3, 6], [5, 5]]), torch.tensor([0, 0, 2]), torch.ones(3)
+    )
+    assert updated.tolist() == [[2, 4], [0, 0], [5, 5]]
+    assert memory.filled.tolist() == [True, False, True]
+    assert torch.equal(memory.entries, updated)
+
+
+def test_fixed_gate():
+    memory = memory_of([[4, 0], [10, -10]], gate=0.25)
+    z, y = double([[0, 8], [8, 0], [2, 2]]), torch.tensor([0, 0, 1])
+    updated = memory(z, y, torch.ones(3))
+    # 0.75 * (4, 0) + 0.25 * (4, 4) and 0.75 * (10, -10) + 0.25 * (2, 2)
+    assert updated.tolist() == [[4, 1], [8, -7]]
+    assert torch.equal(memory.entries, updated)
+
+
+def test_an_absent_class_keeps_its_entry_and_gets_no_gradient():
+    memory = memory_of([[4, 0], [10, -10]], gate=0.25)
+    z = double([[0, 8]]).requires_grad_()
+    updated = memory(z, torch.tensor([0]), torch.ones(1))
+    assert updated[1].tolist() == [10, -10]
+    assert memory.entries[1].tolist() == [10, -10]
+    assert memory.filled.tolist() == [True, True]
+    updated[1].sum().backward()
+    assert z.grad.tolist() == [[0, 0]]
+
+
+def test_weights_make_a_weighted_mean():
+    memory = memory_of([[0], [0]], gate=0.5)
+    z, y = double([[1], [5], [8]]), torch.tensor([0, 0, 1])
+    updated = memory(z, y, double([3, 1, 0]))
+    # Mean (3 * 1 + 1 * 5) / 4 = 2; a class whose rows weigh nothing is absent.
+    assert updated.tolist() == [[1], [0]]
+
+
+def test_rows_of_weight_zero_do_not_fill_an_entry():
+    memory = PrototypeMemory(2, 1).double()
+    memory(double([[1], [7]]), torch.tensor([0, 1]), double([1, 0]))
+    assert memory.filled.tolist() == [True, False]
+    assert memory.entries.tolist() == [[1], [0]]
+
+
+def test_learned_gate_starts_as_a_slow_average():
+    memory = memory_of([[4], [-3]])
+    updated = memory(double([[8], [1]]), torch.tensor([0, 1]), torch.ones(2))
+    g = sigmoid(-2)
+    expected = [[4 + g * (8 - 4)], [-3 + g * (1 + 3)]]
+    np.testing.assert_allclose(updated.detach().numpy(), expected, rtol=1e-14)
+
+
+def test_learned_gate_reads_memory_and_batch():
+    entries = np.array([[1.0, -2.0], [0.5, 3.0]])
+    means = np.array([[2.0, 1.0], [-1.0, 0.0]])
+    weight = np.array([[0.3, -0.2, 0.5, 0.1], [-0.4, 0.6, 0.2, -0.7]])
+    bias = np.array([0.1, -0.3])
+    memory = memory_of(entries.tolist())
+    with torch.no_grad():
+        memory.gate.weight.copy_(torch.from_numpy(weight))
+        memory.gate.bias.copy_(torch.from_numpy(bias))
+    updated = memory(torch.from_numpy(means), torch.tensor([0, 1]), torch.ones(2))
+    g = sigmoid(np.hstack([entries, means]) @ weight.T + bias)
+    expected = (1 - g) * entries + g * means
+    np.testing.assert_allclose(updated.detach().numpy(), expected, rtol=1e-13)
+
+
+def test_gate_of_one_is_the_batch_alone():
+    memory = memory_of([[4], [-3]], gate=1)
+    updated = memory(double([[8], [1], [3]]), torch.tensor([0, 1, 1]), torch.ones(3))
+    assert updated.tolist() == [[8], [2]]
+
+
+def test_gradient_flows_through_the_batch_mean():
+    memory = memory_of([[4], [-3]], gate=0.25)
+    z = double([[8], [1], [3]]).requires_grad_()
+    updated = memory(z, torch.tensor([0, 1, 1]), double([1, 1, 3]))
+    # d(sum of updated)/dz: the gate times the row's share of its class.
+    updated.sum().backward()
+    np.testing.assert_allclose(z.grad.numpy(), [[0.25], [0.0625], [0.1875]])
+
+
+def test_gradient_of_a_first_write_is_that_of_the_mean():
+    memory = PrototypeMemory(2, 1, gate=0.25).double()
+    z = double([[8], [1], [3]]).requires_grad_()
+    memory(z, torch.tensor([0, 1, 1]), torch.ones(3)).sum().backward()
+    np.testing.assert_allclose(z.grad.numpy(), [[1], [0.5], [0.5]])
+
+
+def test_gradient_flows_through_the_learned_gate():
+    m, p, w_m, w_p, b = 1.5, -0.5, 0.3, -0.8, 0.2
+    memory = memory_of([[m], [0]])
+    with torch.no_grad():
+        memory.gate.weight.copy_(double([[w_m, w_p]]))
+        memory.gate.bias.fill_(b)
+    z = double([[p]]).requires_grad_()
+    memory(z, torch.tensor([0]), torch.ones(1))[0].sum().backward()
+    # M_t = m + g (p - m) with g = sigmoid(w_m m + w_p p + b).
+    g = 1 / (1 + math.exp(-(w_m * m + w_p * p + b)))
+    slope = g * (1 - g)
+    assert z.grad.item() == pytest.approx(g + (p - m) * slope * w_p, rel=1e-12)
+    np.testing.assert_allclose(
+        memory.gate.weight.grad.numpy(),
+        [[(p - m) * slope * m, (p - m) * slope * p]],
+        rtol=1e-12,
+    )
+    assert memory.gate.bias.grad.item() == pytest.approx((p - m) * slope, rel=1e-12)
+
+
+def test_the_past_is_detached():
+    memory = PrototypeMemory(1, 1, gate=0.5).double()
+    before, y = double([[2]]).requires_grad_(), torch.tensor([0])
+    memory(before, y, torch.ones(1))
+    assert not memory.entries.requires_grad
+    now = double([[6]]).requires_grad_()
+    memory(now, y, torch.ones(1)).sum().backward()
+    assert before.grad is None
+    assert now.grad.item() == 0.5
+
+
+def test_several_prototypes_take_the_rows_nearest_to_them():
+    # Class 0 has prototypes 0 and 10, class 1 has 5 and 20.
+    memory = memory_of([[0], [10], [5], [20]], gate=1)
+    assert memory.classes.tolist() == [0, 0, 1, 1]
+    z = double([[1], [3], [6], [14], [1], [9]])
+    y = torch.tensor([0, 0, 0, 0, 1, 1])
+    updated = memory(z, y, torch.ones(6))
+    # 1 and 3 go to 0; 6 and 14 to 10, though 6 is nearer to the 5 of class 1; 1 and 9
+    # to 5, though both are nearer to a prototype of class 0. Nobody goes to 20.
+    assert updated.tolist() == [[2], [10], [5], [20]]
+    # The next batch is compared with what this one left: 2 and 10, 5 and 20.
+    z = double([[5], [7], [15], [18]])
+    updated = memory(z, torch.tensor([0, 0, 1, 1]), torch.ones(4))
+    assert updated.tolist() == [[5], [7], [5], [16.5]]
+
+
+def test_unwritten_prototypes_take_the_rows_in_turn():
+    memory = PrototypeMemory(1, 1, n_prototypes=2, gate=0.5).double()
+    z, y = double([[1], [2], [3], [6]]), torch.zeros(4, dtype=torch.long)
+    assert memory(z, y, torch.ones(4)).tolist() == [[2], [4]]
+
+
+def test_unwritten_prototypes_come_before_written_ones():
+    memory = memory_of([[1], [0]], n_classes=1, filled=[True, False], gate=0.5)
+    updated = memory(
+        double([[1], [1.5]]), torch.zeros(2, dtype=torch.long), torch.ones(2)
+    )
+    assert updated.tolist() == [[1], [1.25]]
+
+
+def test_assignment_carries_no_gradient_of_its_own():
+    memory = memory_of([[0], [10]], n_classes=1, gate=0.5)
+    z = double([[1], [8], [12]]).requires_grad_()
+    memory(z, torch.zeros(3, dtype=torch.long), torch.ones(3)).sum().backward()
+    np.testing.assert_allclose(z.grad.numpy(), [[0.5], [0.25], [0.25]])
+
+
+def test_state_holds_entries_and_what_is_filled():
+    memory = memory_of([[4], [-3]], filled=[True, False], gate=0.25)
+    copy = PrototypeMemory(2, 1, gate=0.25).double()
+    copy.load_state_dict(memory.state_dict())
+    assert set(memory.state_dict()) == {"entries", "filled"}
+    assert copy.entries.tolist() == [[4], [-3]]
+    assert copy.filled.tolist() == [True, False]

@@ -1,0 +1,803 @@
+"""What cannot be used is refused with words that help, and nothing is half done."""
+
+import re
+import warnings
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.datasets import make_blobs
+from sklearn.exceptions import NotFittedError
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils._param_validation import InvalidParameterError
+from sklearn.utils.validation import check_is_fitted
+from skorch.callbacks import Callback
+
+from sklearn_samn import (
+    V2VSLS,
+    KNNSeq2SeqClassifier,
+    MemNetKNNClassifier,
+    SAMNClassifier,
+)
+
+SAMN = SAMNClassifier(max_epochs=4, random_state=0)
+SEQ2SEQ = KNNSeq2SeqClassifier(max_epochs=4, n_neighbors=3, random_state=0)
+MEMNET = MemNetKNNClassifier(
+    max_epochs=4, n_neighbors=3, memory_size=16, random_state=0
+)
+SAMPLER = V2VSLS(max_epochs=2, random_state=0)
+
+each_classifier = pytest.mark.parametrize(
+    "estimator", [SAMN, SEQ2SEQ, MEMNET], ids=["samn", "seq2seq", "memnet"]
+)
+neighbor_classifiers = pytest.mark.parametrize(
+    "estimator", [SEQ2SEQ, MEMNET], ids=["seq2seq", "memnet"]
+)
+every_estimator = pytest.mark.parametrize(
+    "estimator",
+    [SAMN, SEQ2SEQ, MEMNET, SAMPLER],
+    ids=["samn", "seq2seq", "memnet", "v2vsls"],
+)
+needs_no_cuda = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="needs a machine without CUDA"
+)
+
+
+def data():
+    """Two classes, 60 and 30 rows, that a straight line tells apart."""
+    return make_blobs([60, 30], centers=6 * np.eye(4)[:2], random_state=0)
+
+
+def learn(estimator, X, y, **params):
+    """The fit of a classifier or of the sampler."""
+    method = getattr(estimator, "fit_resample", None) or estimator.fit
+    return method(X, y, **params)
+
+
+def fitted_attributes(estimator):
+    return {name: v for name, v in vars(estimator).items() if name.endswith("_")}
+
+
+def refused(estimator, X, y, match=None, error=ValueError, **params):
+    """A new estimator raises, and is unfitted as before."""
+    new = clone(estimator)
+    before = dict(vars(new))
+    with pytest.raises(error, match=match):
+        learn(new, X, y, **params)
+    assert vars(new) == before
+
+
+# --- values of X
+
+
+@every_estimator
+@pytest.mark.parametrize(
+    ("value", "what"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")]
+)
+def test_missing_and_infinite_values(estimator, value, what):
+    X, y = data()
+    X[7, 2] = value
+    name = type(estimator).__name__
+    match = (
+        rf"Input X contains {what} in column 2 \(first in row 7\)\. {name} does not .*"
+        rf"make_pipeline\(SimpleImputer\(\), {name}\(\)\)"
+    )
+    refused(estimator, X, y, match)
+    frame = pd.DataFrame(X, columns=["a", "b", "income", "d"])
+    refused(estimator, frame, y, match.replace("column 2", "column 'income'"))
+    refused(estimator, X.astype(np.float32), y, match)
+    refused(estimator, X.tolist(), y, match)
+
+
+@each_classifier
+def test_missing_values_in_predict(estimator):
+    X, y = data()
+    model = clone(estimator).fit(pd.DataFrame(X, columns=list("abcd")), y)
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    frame.loc[3, "b"] = np.nan
+    for method in ("predict", "predict_proba"):
+        with pytest.raises(ValueError, match=r"NaN in column 'b' .*SimpleImputer"):
+            getattr(model, method)(frame)
+
+
+def test_missing_values_in_a_sparse_matrix():
+    X, y = data()
+    X[7, 2] = np.nan
+    refused(SAMPLER, sparse.csr_array(X), y, r"NaN in column 2 \(first in row 7\)")
+
+
+@every_estimator
+@pytest.mark.parametrize("dtype", ["object", "string", "category"])
+def test_columns_of_strings(estimator, dtype):
+    X, y = data()
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    frame["town"] = pd.Series(["Bonn", "Oslo", "Rome"] * 30).astype(dtype)
+    refused(estimator, frame, y, r"strings in column 'town'.*OneHotEncoder")
+
+
+@every_estimator
+@pytest.mark.parametrize(
+    "other",
+    [np.arange(90) % 2 == 0, ["1", "2.5", "3"] * 30],
+    ids=["flags", "numbers written out"],
+)
+def test_the_first_column_that_is_no_number_is_named(estimator, other):
+    """Flags, and strings that are numbers, are not in the way."""
+    _, y = data()
+    frame = pd.DataFrame({"other": other, "town": ["Bonn", "Oslo", "Rome"] * 30})
+    refused(estimator, frame, y, r"strings in column 'town'.*OneHotEncoder")
+    refused(estimator, frame.to_numpy(), y, r"holds strings.*OneHotEncoder")
+
+
+@each_classifier
+def test_columns_of_strings_in_predict(estimator):
+    X, y = data()
+    model = clone(estimator).fit(pd.DataFrame(X, columns=list("abcd")), y)
+    frame = pd.DataFrame(X, columns=list("abcd")).assign(b="Bonn")
+    with pytest.raises(ValueError, match=r"strings in column 'b'.*OneHotEncoder"):
+        model.predict(frame)
+
+
+@each_classifier
+def test_sparse_rows(estimator):
+    X, y = data()
+    match = r"Sparse data was passed.*dense data is required"
+    refused(estimator, sparse.csr_array(X), y, match, error=TypeError)
+    model = clone(estimator).fit(X, y)
+    with pytest.raises(TypeError, match=match):
+        model.predict(sparse.csr_array(X))
+
+
+@every_estimator
+def test_shapes_of_X(estimator):
+    X, y = data()
+    refused(estimator, X[:, :0], y, r"0 feature\(s\) .*minimum of 1 is required")
+    refused(estimator, X[:0], y[:0], r"0 sample\(s\) .*minimum of 1 is required")
+    refused(estimator, X[:, 0], y, "Expected 2D array, got 1D array")
+    refused(estimator, X[:, None], y, "dim 3|3D|3 dim")
+    refused(estimator, X + 1j, y, "Complex data not supported")
+    refused(estimator, X[:-1], y, "inconsistent numbers of samples")
+
+
+@each_classifier
+def test_another_number_of_columns_in_predict(estimator):
+    X, y = data()
+    model = clone(estimator).fit(X, y)
+    for method in ("predict", "predict_proba", "predict_neighbors", "embed"):
+        if hasattr(model, method):
+            with pytest.raises(
+                ValueError, match=r"X has 3 features, but .* expecting 4"
+            ):
+                getattr(model, method)(X[:, :3])
+    with pytest.raises(ValueError, match=r"0 sample\(s\)"):
+        model.predict(X[:0])
+    named = clone(estimator).fit(pd.DataFrame(X, columns=list("abcd")), y)
+    with pytest.raises(ValueError, match="must be in the same order"):
+        named.predict(pd.DataFrame(X, columns=list("bacd")))
+    with pytest.raises(ValueError, match="unseen at fit time"):
+        named.predict(pd.DataFrame(X, columns=list("abce")))
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        named.predict(X)
+
+
+@each_classifier
+@pytest.mark.parametrize("magnitude", [1e30, 1e300])
+def test_no_nan_comes_out_of_predict(estimator, magnitude):
+    """Values that a network in float32 cannot hold, and no scaling in front of it."""
+    X, y = data()
+    model = clone(estimator).set_params(standardize=False).fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        try:
+            probabilities = model.predict_proba(magnitude * np.sign(X))
+        except ValueError as error:
+            assert "too large" in str(error)  # as scikit-learn says it
+        else:
+            assert np.isfinite(probabilities).all()
+
+
+# --- values of y
+
+
+@each_classifier
+def test_labels(estimator):
+    X, y = data()
+    rng = np.random.default_rng(0)
+    refused(estimator, X, rng.normal(size=90), "Unknown label type: .*continuous")
+    refused(estimator, X, np.eye(2)[y], r"y should be a 1d array, got .*\(90, 2\)")
+    refused(estimator, X, np.where(y == 1, np.nan, 0.0), "y contains NaN")
+    refused(estimator, X, None, "requires y to be passed")
+    name = type(estimator).__name__
+    refused(estimator, X, np.zeros(90), rf"{name} .* only one class: 0\.0")
+    refused(estimator, X, np.zeros(90, int), rf"{name} .* only one class: 0\.")
+    refused(estimator, X, ["yes"] * 90, rf"{name} .* only one class: 'yes'\.")
+
+
+def test_labels_of_the_sampler():
+    X, y = data()
+    rng = np.random.default_rng(0)
+    refused(SAMPLER, X, rng.normal(size=90), "Unknown label type")
+    refused(SAMPLER, X, np.zeros(90), "needs to have more than 1 class")
+    two_labels = rng.integers(0, 2, (90, 3))
+    refused(SAMPLER, X, two_labels, "Multilabel and multioutput targets")
+    refused(SAMPLER, X, y[:-1], "inconsistent numbers of samples")
+
+
+@each_classifier
+def test_column_of_labels(estimator):
+    """As in scikit-learn: taken, with its warning."""
+    X, y = data()
+    model = clone(estimator)
+    with pytest.warns(UserWarning, match="A column-vector y was passed"):
+        model.fit(X, y[:, None])
+    assert_array_equal(model.predict(X), clone(estimator).fit(X, y).predict(X))
+
+
+@neighbor_classifiers
+def test_too_few_rows_for_the_neighbours(estimator):
+    X, y = data()
+    rows = [0, 1, 2]
+    X, y = X[rows], np.array([0, 1, 0])
+    match = "n_neighbors < n_samples_fit, but n_neighbors = 3, n_samples_fit = 3; lower"
+    refused(estimator, X, y, match)
+    model = clone(estimator).set_params(n_neighbors=2).fit(X, y)
+    assert model.predict_proba(X).shape == (3, 2)
+
+
+def test_too_few_rows_for_the_neighbours_of_the_sampler():
+    X, y = data()
+    X, y = X[:5], [0, 0, 0, 1, 1]
+    sampler = clone(SAMPLER).set_params(neighbors_of="all")
+    match = "k_neighbors < n_samples, but k_neighbors = 5, n_samples = 5; lower"
+    refused(sampler, X, y, match)
+    _, y_new = sampler.set_params(k_neighbors=4).fit_resample(X, y)
+    assert np.bincount(y_new).tolist() == [3, 3]
+
+
+@neighbor_classifiers
+def test_too_few_rows_left_by_the_hold_out(estimator):
+    X, _ = data()
+    stopping = clone(estimator).set_params(early_stopping=True)
+    refused(stopping, X[:4], [0, 1, 0, 1], "n_neighbors = 3, n_samples_fit = 2")
+
+
+@each_classifier
+def test_two_rows_of_two_classes(estimator):
+    X, _ = data()
+    model = clone(estimator)
+    if hasattr(model, "n_neighbors"):
+        model.set_params(n_neighbors=1)
+    model.fit(X[:2], ["a", "b"])
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+@each_classifier
+def test_class_of_a_single_row(estimator):
+    X, y = data()
+    y[11] = 7
+    X[11] = 20
+    model = clone(estimator).set_params(max_epochs=20).fit(X, y)
+    assert model.classes_.tolist() == [0, 1, 7]
+    assert model.predict_proba(X).shape == (90, 3)
+    assert model.score(X, y) > 0.9
+
+
+@each_classifier
+def test_a_class_for_each_row(estimator):
+    X, _ = data()
+    model = clone(estimator)
+    with warnings.catch_warnings():
+        # scikit-learn's: more classes than half of the rows
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        model.fit(X[:8], [f"row {row}" for row in range(8)])
+    probabilities = model.predict_proba(X)
+    assert probabilities.shape == (90, 8)
+    assert np.isfinite(probabilities).all()
+
+
+def test_more_classes_than_rows_in_partial_fit():
+    X, _ = data()
+    model = clone(SAMN).partial_fit(X[:2], [1, 3], classes=range(5))
+    probabilities = model.predict_proba(X)
+    assert probabilities.shape == (90, 5)
+    assert np.isfinite(probabilities).all()
+
+
+@each_classifier
+def test_rows_that_are_all_equal(estimator):
+    X, y = data()
+    model = clone(estimator).set_params(max_epochs=20).fit(np.full_like(X, 3.5), y)
+    probabilities = model.predict_proba(np.full_like(X, 3.5))
+    assert np.isfinite(probabilities).all()
+    assert np.ptp(probabilities, axis=0).max() == 0
+    assert (model.predict(np.full_like(X, 3.5)) == 0).all()
+
+
+# --- weights
+
+
+@each_classifier
+def test_sample_weights(estimator):
+    X, y = data()
+    one = np.ones(90)
+    negative = one.copy()
+    negative[3] = -1
+    refused(estimator, X, y, "Negative values in data passed", sample_weight=negative)
+    refused(estimator, X, y, r"(?i)sample.weight.*zero", sample_weight=0 * one)
+    refused(estimator, X, y, "NaN", sample_weight=np.nan * one)
+    refused(estimator, X, y, "infinity", sample_weight=np.inf * one)
+    refused(estimator, X, y, r"\(6,\), expected \(90,\)", sample_weight=one[:6])
+    refused(estimator, X, y, "only one class", sample_weight=(y == 1).astype(float))
+
+
+@each_classifier
+def test_class_weights(estimator):
+    X, y = data()
+
+    def with_weights(class_weight):
+        return clone(estimator).set_params(class_weight=class_weight)
+
+    refused(with_weights({7: 1.0}), X, y, "not in class_weight")
+    refused(with_weights({0: 0.0, 1: 0.0}), X, y, "class_weight")
+    refused(with_weights({0: -1.0}), X, y, "class_weight")
+    refused(with_weights({0: np.nan}), X, y, "class_weight")
+
+
+def test_weights_of_partial_fit():
+    X, y = data()
+    model = clone(SAMN)
+    with pytest.raises(ValueError, match=r"(?i)sample.weight.*zero"):
+        model.partial_fit(X, y, classes=[0, 1], sample_weight=np.zeros(90))
+    assert not fitted_attributes(model)
+
+
+# --- devices and batches
+
+
+@every_estimator
+@pytest.mark.parametrize("device", ["warp", "gpu", ""])
+def test_unknown_device(estimator, device):
+    X, y = data()
+    model = clone(estimator).set_params(device=device)
+    refused(model, X, y, f"device='{device}' is unknown; use 'auto', 'cpu', 'cuda'")
+
+
+@every_estimator
+@pytest.mark.parametrize("device", ["cuda:99", "meta"])
+def test_absent_device(estimator, device):
+    X, y = data()
+    model = clone(estimator).set_params(device=device)
+    refused(model, X, y, f"device='{device}' is not available .*device='auto'")
+
+
+@needs_no_cuda
+@every_estimator
+def test_absent_cuda(estimator):
+    X, y = data()
+    model = clone(estimator).set_params(device="cuda")
+    refused(model, X, y, "device='cuda' is not available .*device='auto'")
+
+
+@every_estimator
+def test_batch_larger_than_the_data(estimator):
+    X, y = data()
+    model = clone(estimator).set_params(batch_size=91)
+    with pytest.warns(UserWarning, match="batch_size=91 is larger than the 90") as seen:
+        found = learn(model, X, y)
+    assert len(seen) == 1
+    assert seen[0].filename == __file__
+    assert model.batch_size == 91
+    fits = clone(model).set_params(batch_size=90)
+    expected = learn(fits, X, y)
+    if estimator is SAMPLER:
+        assert_array_equal(found[0], expected[0])
+    else:
+        assert_array_equal(model.predict_proba(X), fits.predict_proba(X))
+
+
+# --- the sampler's counts
+
+
+@pytest.mark.parametrize(
+    ("strategy", "match"),
+    [
+        ({1: 20}, "should be greater or equal to the original number of samples"),
+        ({0: 10, 1: 60}, "should be greater or equal to the original number"),
+        ({2: 60}, r"The \{2\} target class is/are not present in the data"),
+        (0.1, "The specified ratio required to remove samples from the minority"),
+        (1.5, "sampling_strategy"),
+        ("most", "sampling_strategy"),
+    ],
+    ids=str,
+)
+def test_sampling_strategy(strategy, match):
+    X, y = data()
+    sampler = clone(SAMPLER).set_params(sampling_strategy=strategy)
+    refused(sampler, X, y, match)
+
+
+def test_ratio_for_several_classes():
+    X, y = data()
+    y[:5] = 2
+    sampler = clone(SAMPLER).set_params(sampling_strategy=0.5)
+    refused(sampler, X, y, "can be a float only when the type of target is binary")
+
+
+def test_more_than_the_majority():
+    X, y = data()
+    sampler = clone(SAMPLER).set_params(sampling_strategy={1: 80})
+    with warnings.catch_warnings():
+        # some versions of imbalanced-learn warn of it
+        warnings.filterwarnings("ignore", "After over-sampling", UserWarning)
+        _, y_new = sampler.fit_resample(X, y)
+    assert Counter(y_new.tolist()) == {0: 60, 1: 80}
+
+
+# --- training that does not come to an end
+
+
+@each_classifier
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_divergence(estimator, optimizer):
+    X, y = data()
+    model = clone(estimator).set_params(
+        optimizer=optimizer,
+        lr=1e30,
+        lr_schedule="constant",
+        standardize=False,
+        batch_norm=False,
+        dropout=0.0,
+    )
+    refused(model, 1e6 * X, y, r"Training diverged: .*\. Lower lr \(now 1e\+30\)")
+
+
+def test_divergence_of_the_sampler():
+    X, y = data()
+    sampler = clone(SAMPLER).set_params(
+        optimizer="sgd", lr=1e30, lr_schedule="constant", batch_norm=False
+    )
+    refused(sampler, X, y, r"Training diverged: .*\. Lower lr \(now 1e\+30\)")
+
+
+def test_divergence_of_partial_fit():
+    X, y = data()
+    model = clone(SAMN).partial_fit(X, y, classes=[0, 1])
+    before = model.predict_proba(X)
+    model.set_params(lr=1e30, optimizer="sgd")
+    with pytest.raises(ValueError, match="Training diverged"):
+        model.partial_fit(1e6 * X, y)
+    assert_array_equal(model.predict_proba(X), before)
+
+
+@each_classifier
+@pytest.mark.parametrize("scale", [1e3, 1e6, 1e12])
+def test_unscaled_features_never_give_nan(estimator, scale):
+    """They are learned from, or the error says what to do."""
+    X, y = data()
+    model = clone(estimator).set_params(standardize=False, lr=1e8, optimizer="sgd")
+    try:
+        model.fit(scale * X, y)
+    except ValueError as error:
+        assert re.search("Training diverged.*Lower lr", str(error))
+        assert not fitted_attributes(model)
+    else:
+        assert np.isfinite(model.predict_proba(scale * X)).all()
+
+
+class CtrlC(Callback):
+    """The user loses patience in the second epoch."""
+
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == 2:
+            raise KeyboardInterrupt
+
+
+def impatient(estimator, **params):
+    return clone(estimator).set_params(
+        skorch_params={"callbacks": [CtrlC()]}, **{"max_epochs": 4, **params}
+    )
+
+
+@every_estimator
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_ctrl_c_leaves_a_new_estimator_unfitted(
+    estimator, early_stopping, verbose, capsys
+):
+    X, y = data()
+    model = impatient(estimator, early_stopping=early_stopping, verbose=verbose)
+    refused(model, X, y, error=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        learn(model, X, y)
+    with pytest.raises(NotFittedError):
+        check_is_fitted(model)
+    assert not fitted_attributes(model)
+    assert not hasattr(model, "net_")
+    # The next fit is none the wiser.
+    model.set_params(skorch_params=None, verbose=0)
+    learn(model, X, y)
+    check_is_fitted(model)
+
+
+@each_classifier
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_ctrl_c_leaves_a_fitted_estimator_as_it_was(estimator, warm_start):
+    X, y = data()
+    model = clone(estimator).set_params(warm_start=warm_start).fit(X, y)
+    before, state = model.predict_proba(X), dict(vars(model))
+    params = {"skorch_params": {"callbacks": [CtrlC()]}}
+    model.set_params(**params)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(-X, y)
+    assert_array_equal(model.predict_proba(X), before)
+    assert vars(model) == {**state, **params}
+
+
+def test_ctrl_c_in_partial_fit():
+    class AtOnce(Callback):
+        def on_batch_end(self, net, **kwargs):
+            raise KeyboardInterrupt
+
+    X, y = data()
+    model = clone(SAMN).set_params(skorch_params={"callbacks": [AtOnce()]})
+    with pytest.raises(KeyboardInterrupt):
+        model.partial_fit(X, y, classes=[0, 1])
+    assert not fitted_attributes(model)
+    model.set_params(skorch_params=None).partial_fit(X, y, classes=[0, 1])
+    before, state = model.predict_proba(X), dict(vars(model))
+    model.set_params(skorch_params={"callbacks": [AtOnce()]})
+    with pytest.raises(KeyboardInterrupt):
+        model.partial_fit(-X, y)
+    assert_array_equal(model.predict_proba(X), before)
+    assert vars(model) == {**state, "skorch_params": model.skorch_params}
+
+
+def test_ctrl_c_leaves_the_sampler_as_it_was():
+    X, y = data()
+    sampler = clone(SAMPLER)
+    sampler.fit_resample(X, y)
+    state = dict(vars(sampler))
+    callbacks = {"callbacks": [CtrlC()]}
+    sampler.set_params(skorch_params=callbacks, max_epochs=4)
+    with pytest.raises(KeyboardInterrupt):
+        sampler.fit_resample(X[5:, :3], y[5:])
+    assert vars(sampler) == {**state, "skorch_params": callbacks, "max_epochs": 4}
+
+
+@each_classifier
+def test_a_failed_fit_leaves_a_fitted_estimator_as_it_was(estimator):
+    X, y = data()
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    model = clone(estimator).fit(frame, y)
+    before, state = model.predict_proba(frame), dict(vars(model))
+    bad = X[:, :3].copy()
+    bad[5, 1] = np.nan
+    attempts = [
+        ({}, bad, y, "NaN in column 1"),
+        ({}, X[:, :3], np.zeros(90), "only one class"),
+        ({}, X[:, :3], np.linspace(0, 1, 90), "Unknown label type"),
+        ({"device": "warp"}, X[:, :3], y, "is unknown"),
+        ({"max_epochs": 0}, X[:, :3], y, "'max_epochs' parameter"),
+        ({"lr": 1e30, "optimizer": "sgd"}, 1e6 * X[:, :3], y, "diverged"),
+        ({"skorch_params": {"typo": 1}}, X[:, :3], y, "typo"),
+    ]
+    defaults = model.get_params()
+    for params, X_bad, y_bad, match in attempts:
+        model.set_params(**params)
+        with pytest.raises(ValueError, match=match):
+            model.fit(X_bad, y_bad)
+        model.set_params(**defaults)
+        assert vars(model) == state
+        assert model.feature_names_in_.tolist() == list("abcd")
+        assert_array_equal(model.predict_proba(frame), before)
+
+
+@each_classifier
+def test_unfitted_estimators_say_so(estimator):
+    X, _ = data()
+    model = clone(estimator)
+    for method in ("predict", "predict_proba", "predict_neighbors", "attention"):
+        if hasattr(model, method):
+            with pytest.raises(NotFittedError, match=type(model).__name__):
+                getattr(model, method)(X)
+    with pytest.raises(AttributeError, match="not fitted"):
+        _ = model.net_
+
+
+# --- raw features
+
+
+def raw_features(sizes=(150, 150)):
+    """A problem that is separable, but for its units."""
+    X, y = make_blobs(sizes, centers=6 * np.eye(4)[:2], random_state=0)
+    X = X * [1e-9, 1.0, 1e6, 1.0] + [0, 1.7e9, -1e8, 3]
+    X = np.column_stack([X, np.full(len(y), 42.0), np.zeros(len(y))])
+    return X, y
+
+
+@each_classifier
+def test_constant_columns_and_other_units(estimator):
+    X, y = raw_features()
+    model = clone(estimator).set_params(max_epochs=10).fit(X[:200], y[:200])
+    assert model.score(X[200:], y[200:]) > 0.9
+    # A constant column that is constant no more does not turn predictions to NaN.
+    X[200:, 4:] += 1e9
+    assert np.isfinite(model.predict_proba(X[200:])).all()
+
+
+@each_classifier
+@pytest.mark.parametrize("outlier", [1e12, -1e12, 1e300])
+def test_a_huge_outlier_in_training(estimator, outlier):
+    X, y = raw_features()
+    X[[3, 50], [0, 1]] = outlier
+    X[17, 3] = outlier
+    model = clone(estimator).set_params(max_epochs=10).fit(X[:200], y[:200])
+    assert model.score(X[200:], y[200:]) > 0.9
+
+
+@each_classifier
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_huge_outlier_in_predict(estimator, dtype):
+    """However far it is, it counts as far: no overflow on the way, no NaN."""
+    X, y = raw_features()
+    model = clone(estimator).fit(X[:200].astype(dtype), y[:200])
+    far = X[200:].astype(dtype)
+    far[:, [0, 3]] = 1e12
+    expected = model.predict_proba(far)
+    assert np.isfinite(expected).all()
+    far[:, [0, 3]] = np.finfo(dtype).max
+    assert_allclose(model.predict_proba(far), expected, atol=1e-5)
+    far[:, [0, 3]] = np.finfo(dtype).min
+    assert np.isfinite(model.predict_proba(far)).all()
+
+
+@each_classifier
+@pytest.mark.parametrize("standardize", [True, False])
+def test_scaled_features_need_no_more(estimator, standardize):
+    X, y = raw_features()
+    Z = StandardScaler().fit_transform(X)
+    model = clone(estimator).set_params(max_epochs=10, standardize=standardize)
+    assert model.fit(Z[:200], y[:200]).score(Z[200:], y[200:]) > 0.9
+
+
+def test_raw_features_of_the_sampler():
+    X, y = raw_features((90, 30))
+    minority = np.flatnonzero(y == 1)
+    X[minority[2], 0] = 1e12
+    sampler = clone(SAMPLER).set_params(max_epochs=20)
+    X_new, y_new = sampler.fit_resample(X, y)
+    synthetic = X_new[len(X) :]
+    assert (y_new[len(X) :] == 1).all()
+    assert len(synthetic) == 60
+    assert np.isfinite(synthetic).all()
+    assert (synthetic[:, 4] == 42).all() and (synthetic[:, 5] == 0).all()
+    # Nearly all lie where their class lies, in each column.
+    low, high = np.quantile(X[minority], [0, 1], axis=0)
+    spread = high - low
+    spread[0] = np.ptp(np.delete(X[minority, 0], 2))
+    low[0] = X[minority, 0].min()
+    high[0] = np.sort(X[minority, 0])[-2]
+    inside = (synthetic >= low - spread) & (synthetic <= high + spread)
+    assert inside.mean(axis=0).min() > 0.8
+
+
+# --- parameters
+
+INVALID = {
+    "activation": "sine",
+    "alpha": -1.0,
+    "batch_norm": "yes",
+    "batch_size": 0,
+    "cell": "rnn",
+    "certainty": -1.0,
+    "class_weight": "heavy",
+    "coef0": "one",
+    "degree": 0,
+    "device": 0,
+    "dropout": 1.0,
+    "dtype": "float16",
+    "early_stopping": "yes",
+    "head": "tail",
+    "hidden_layer_sizes": 5,
+    "hidden_size": 0,
+    "inner_weight": -1.0,
+    "inter_weight": -1.0,
+    "k_neighbors": 0,
+    "keep_ties": "yes",
+    "kernel": "cosine",
+    "label_smoothing": 1.0,
+    "lam": -1.0,
+    "loss": "hinge",
+    "lr": 0.0,
+    "lr_schedule": "cosine",
+    "margin": -1.0,
+    "max_epochs": 0,
+    "memory_gate": 0.0,
+    "memory_size": 1,
+    "n_attention_blocks": -1,
+    "n_iter_no_change": 0,
+    "n_jobs": 1.5,
+    "n_memories": 0,
+    "n_neighbors": 0,
+    "n_prototypes": 0,
+    "n_subsets": 0,
+    "neighbors": "nearest",
+    "neighbors_of": "none",
+    "optimizer": "lbfgs",
+    "output": "everything",
+    "predict_vectors": "yes",
+    "random_state": "seed",
+    "residual_scale": -1.0,
+    "sampling_strategy": "most",
+    "skorch_params": [1],
+    "standardize": "yes",
+    "stop_when_exhausted": "yes",
+    "subset_size": 0,
+    "temperature": 0.0,
+    "validation_fraction": 1.0,
+    "vector_reduction": "max",
+    "verbose": "loudly",
+    "warm_start": "yes",
+    "weight_decay": -1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("estimator", "name"),
+    [
+        pytest.param(estimator, name, id=f"{type(estimator).__name__}-{name}")
+        for estimator in (SAMN, SEQ2SEQ, MEMNET, SAMPLER)
+        for name in estimator.get_params()
+    ],
+)
+def test_invalid_parameter(estimator, name):
+    X, y = data()
+    model = clone(estimator).set_params(**{name: INVALID[name]})
+    kind = type(estimator).__name__
+    match = f"The '{name}' parameter of {kind} must be"
+    refused(model, X, y, match, error=InvalidParameterError)
+
+
+@pytest.mark.parametrize("value", [0, -3, 2.5, "wide"])
+@each_classifier
+def test_invalid_hidden_layer_sizes(estimator, value):
+    X, y = data()
+    model = clone(estimator).set_params(hidden_layer_sizes=(8, value))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch's, before an error
+        refused(model, X, y, "hidden_layer_sizes")
+
+
+def test_invalid_parameter_of_partial_fit():
+    X, y = data()
+    model = clone(SAMN).set_params(dropout=2.0)
+    with pytest.raises(InvalidParameterError, match="The 'dropout' parameter of SAMN"):
+        model.partial_fit(X, y, classes=[0, 1])
+
+
+@every_estimator
+def test_unknown_parameter(estimator):
+    with pytest.raises(TypeError, match="n_neighbours"):
+        type(estimator)(n_neighbours=3)
+    with pytest.raises(ValueError, match="Invalid parameter 'n_neighbours'"):
+        clone(estimator).set_params(n_neighbours=3)
+
+
+@every_estimator
+def test_unknown_skorch_parameter(estimator):
+    X, y = data()
+    model = clone(estimator).set_params(skorch_params={"call_backs": []})
+    refused(model, X, y, "call_backs", error=(TypeError, ValueError))
+
+
+def test_searches_that_hold_too_few_rows():
+    X, y = data()
+    model = clone(SEQ2SEQ).set_params(
+        neighbors="subsets", n_subsets=1, subset_size=3, n_neighbors=3
+    )
+    refused(model, X, y, "n_subsets=1 subsets of subset_size=3 hold 3 different rows")

@@ -1,0 +1,320 @@
+"""Neighbour targets against searches by brute force."""
+
+import numpy as np
+import pytest
+from sklearn.neighbors import NearestNeighbors
+
+from sklearn_samn import _neighbors
+from sklearn_samn._neighbors import (
+    distinct_rows,
+    draw_subsets,
+    make_search,
+    nearest_in_subsets,
+    nearest_others,
+)
+
+
+def nearest_by_hand(rows, query, own, n_neighbors, among=None):
+    """Indices of the nearest rows, one distance after the other."""
+    among = range(len(rows)) if among is None else among
+    distances = [
+        (sum((a - b) ** 2 for a, b in zip(rows[i], query, strict=True)), int(i))
+        for i in among
+        if i != own
+    ]
+    return [i for _, i in sorted(distances)[:n_neighbors]]
+
+
+@pytest.fixture
+def rows():
+    return np.random.default_rng(0).normal(size=(40, 3))
+
+
+# ------------------------------------------------------------------- distinct rows
+
+
+def distinct_by_hand(X, y):
+    # 0.0 and -0.0 are equal and hash alike.
+    seen, first, position = {}, [], []
+    for i, (row, label) in enumerate(zip(X.tolist(), y.tolist(), strict=True)):
+        key = (*row, label)
+        if key not in seen:
+            seen[key] = len(first)
+            first.append(i)
+        position.append(seen[key])
+    return first, position
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("seed", range(5))
+def test_distinct_rows_are_those_of_a_dict(seed, dtype):
+    rng = np.random.default_rng(seed)
+    X = rng.choice([-1.5, -0.0, 0.0, 0.1], size=(200, 3)).astype(dtype)
+    y = rng.integers(2, size=200)
+    first, position = distinct_rows(X, y)
+    expected_first, expected_position = distinct_by_hand(X, y)
+    assert len(first) < 60
+    assert first.tolist() == expected_first
+    assert position.tolist() == expected_position
+
+
+def test_signed_zeros_are_equal_and_labels_are_not():
+    X = np.array([[0.0, 1], [-0.0, 1], [0.0, 1], [0.0, -1]])
+    first, position = distinct_rows(X, np.array([0, 0, 1, 0]))
+    assert first.tolist() == [0, 2, 3]
+    assert position.tolist() == [0, 0, 1, 2]
+
+
+def test_distinct_rows_leave_their_input_alone():
+    X = np.array([[-0.0], [1.0]])
+    distinct_rows(X, np.zeros(2))
+    assert np.signbit(X).tolist() == [[True], [False]]
+
+
+# ------------------------------------------------------------------ nearest others
+
+
+@pytest.mark.parametrize("n_neighbors", [1, 4, 39])
+def test_nearest_others_by_brute_force(rows, n_neighbors):
+    search = make_search("exact", rows)
+    found = nearest_others(search, rows, np.arange(40), n_neighbors)
+    expected = [nearest_by_hand(rows, rows[i], i, n_neighbors) for i in range(40)]
+    assert found.tolist() == expected
+
+
+def test_queries_from_elsewhere_have_no_own_row(rows):
+    search = make_search("exact", rows)
+    queries = rows[:5]
+    found = nearest_others(search, queries, np.full(5, -1), 3)
+    expected = [nearest_by_hand(rows, query, None, 3) for query in queries]
+    assert found.tolist() == expected
+    assert found[:, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_rows_in_the_search_and_from_elsewhere_in_one_call(rows):
+    search = make_search("exact", rows)
+    found = nearest_others(search, rows[[7, 8, 9]], np.array([7, -1, 9]), 2)
+    expected = [
+        nearest_by_hand(rows, rows[query], own, 2)
+        for query, own in [(7, 7), (8, None), (9, 9)]
+    ]
+    assert found.tolist() == expected
+
+
+def test_equal_rows_of_another_label_are_neighbours_at_distance_zero():
+    X = np.array([[0.0], [0.0], [1.0], [1.0], [5.0]])
+    y = np.array([0, 1, 0, 0, 1])
+    first, position = distinct_rows(X, y)
+    # Row 3 is a copy of row 2 and no neighbour of it.
+    assert first.tolist() == [0, 1, 2, 4]
+    reference = X[first]
+    found = nearest_others(make_search("exact", reference), reference, np.arange(4), 1)
+    assert first[found[:2, 0]].tolist() == [1, 0]
+    assert first[found[2, 0]] in (0, 1)
+    assert first[found[3, 0]] == 2
+    assert position[3] == position[2]
+
+
+def test_more_equal_rows_than_neighbours():
+    X, own = np.zeros((20, 2)), np.arange(20)
+    found = nearest_others(make_search("exact", X), X, own, 3)
+    assert found.shape == (20, 3)
+    assert (found != own[:, None]).all()
+    assert all(len(set(row)) == 3 for row in found.tolist())
+    # Some rows are not among their own K + 1, or this test shows nothing.
+    among = NearestNeighbors(n_neighbors=4).fit(X).kneighbors(X)[1]
+    assert (among != own[:, None]).all(axis=1).any()
+
+
+def test_float32(rows):
+    rows = rows.astype(np.float32)
+    found = nearest_others(make_search("exact", rows), rows, np.arange(40), 5)
+    exact = rows.astype(float)
+    expected = [nearest_by_hand(exact, exact[i], i, 5) for i in range(40)]
+    assert found.tolist() == expected
+
+
+# -------------------------------------------------------------------- the search
+
+
+class Counting:
+    """The least an object needs: fit and kneighbors; no scikit-learn class."""
+
+    calls = []  # shared: the object that is searched is a clone
+
+    def __init__(self, sign):
+        self.sign = sign
+
+    def fit(self, X):
+        self.rows_ = X
+        return self
+
+    def kneighbors(self, X, n_neighbors, return_distance):
+        assert return_distance is False
+        self.calls.append((len(X), n_neighbors))
+        distances = self.sign * ((X[:, None] - self.rows_[None]) ** 2).sum(axis=2)
+        return distances.argsort(axis=1)[:, :n_neighbors].tolist()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_object_of_ones_own(rows, sign, monkeypatch):
+    monkeypatch.setattr(Counting, "calls", [])
+    mine = Counting(sign)
+    search = make_search(mine, rows)
+    found = nearest_others(search, rows, np.arange(40), 3)
+    assert search is not mine
+    assert vars(mine) == {"sign": sign}
+    assert Counting.calls == [(40, 4)]
+    # The search's own order counts: with the sign turned, the furthest rows.
+    if sign == 1:
+        expected = [nearest_by_hand(rows, rows[i], i, 3) for i in range(40)]
+    else:
+        expected = [nearest_by_hand(rows, rows[i], i, 39)[::-1][:3] for i in range(40)]
+    assert found.tolist() == expected
+
+
+def test_an_estimator_is_cloned_with_its_parameters():
+    mine = NearestNeighbors(metric="chebyshev")
+    X = np.array([[0.0, 0.0], [2.0, 2.0], [2.5, 0.0]])
+    found = nearest_others(make_search(mine, X), X, np.arange(3), 1)
+    assert not hasattr(mine, "n_samples_fit_")
+    # Chebyshev distances from the first row are 2 and 2.5, Euclidean 2.83 and 2.5.
+    assert found[0, 0] == 1
+    found = nearest_others(make_search("exact", X), X, np.arange(3), 1)
+    assert found[0, 0] == 2
+
+
+def test_n_jobs_reaches_the_search(rows):
+    assert make_search("exact", rows, n_jobs=2).n_jobs == 2
+
+
+# -------------------------------------------------------------------- Algorithm 1
+
+
+def test_one_subset_is_drawn_without_replacement():
+    drawn = draw_subsets(50, 1, 20, np.random.default_rng(0))
+    assert len(drawn) == 20
+    assert (np.diff(drawn) > 0).all()
+    assert drawn.min() >= 0 and drawn.max() < 50
+
+
+def test_subsets_are_drawn_one_by_one():
+    drawn = draw_subsets(50, 4, 20, np.random.default_rng(0))
+    # More than one subset holds, fewer than four without a common row would.
+    assert 20 < len(drawn) < 50
+    assert (np.diff(drawn) > 0).all()
+
+
+def test_subsets_as_large_as_the_data_are_the_data():
+    drawn = draw_subsets(7, 1, 100, np.random.default_rng(0))
+    assert drawn.tolist() == list(range(7))
+
+
+def test_every_row_is_drawn_about_as_often():
+    rng = np.random.default_rng(0)
+    draws = [draw_subsets(10, 1, 3, rng) for _ in range(2000)]
+    counts = np.bincount(np.concatenate(draws), minlength=10)
+    # 600 expected each; the standard deviation is 20.5.
+    assert abs(counts - 600).max() < 5 * 20.5
+
+
+def test_algorithm_1_by_brute_force_over_the_same_draws(rows, monkeypatch):
+    monkeypatch.setattr(_neighbors, "BLOCK_SIZE", 8)
+    queries = np.vstack([rows[:20], rows[:2] + 0.01])
+    own = np.array([*range(20), -1, -1])
+    found = nearest_in_subsets(
+        rows,
+        queries,
+        own,
+        3,
+        n_subsets=2,
+        subset_size=6,
+        rng=np.random.default_rng(5),
+    )
+    rng, expected, draws = np.random.default_rng(5), [], []
+    for start in (0, 8, 16):
+        drawn = draw_subsets(40, 2, 6, rng)
+        draws.append(set(drawn.tolist()))
+        for query, index in zip(
+            queries[start : start + 8], own[start : start + 8], strict=True
+        ):
+            expected.append(nearest_by_hand(rows, query, index, 3, among=drawn))
+    assert found.tolist() == expected
+    # Both kinds of query are there: some that drew their own row, some that did not.
+    drew_itself = {i in draws[i // 8] for i in range(20)}
+    assert drew_itself == {True, False}
+    # Blocks draw anew.
+    assert draws[0] != draws[1] != draws[2]
+
+
+def test_one_block_shares_its_draws(rows):
+    found = nearest_in_subsets(
+        rows,
+        rows,
+        np.arange(40),
+        2,
+        n_subsets=1,
+        subset_size=4,
+        rng=np.random.default_rng(0),
+    )
+    assert len(np.unique(found)) <= 4
+
+
+def test_algorithm_1_over_all_rows_is_the_exact_search(rows):
+    found = nearest_in_subsets(
+        rows,
+        rows,
+        np.arange(40),
+        5,
+        n_subsets=1,
+        subset_size=40,
+        rng=np.random.default_rng(0),
+    )
+    exact = nearest_others(make_search("exact", rows), rows, np.arange(40), 5)
+    assert found.tolist() == exact.tolist()
+
+
+def test_algorithm_1_in_float32(rows):
+    rows = rows.astype(np.float32)
+    found = nearest_in_subsets(
+        rows,
+        rows,
+        np.arange(40),
+        5,
+        n_subsets=1,
+        subset_size=40,
+        rng=np.random.default_rng(0),
+    )
+    exact = rows.astype(float)
+    expected = [nearest_by_hand(exact, exact[i], i, 5) for i in range(40)]
+    assert found.tolist() == expected
+
+
+def test_subsets_of_equal_rows_never_hold_the_own_row():
+    X, own = np.ones((30, 2)), np.arange(30)
+    found = nearest_in_subsets(
+        X, X, own, 3, n_subsets=3, subset_size=10, rng=np.random.default_rng(0)
+    )
+    assert (found != own[:, None]).all()
+    assert all(len(set(row)) == 3 for row in found.tolist())
+
+
+def test_subsets_too_small(rows):
+    def search(subset_size):
+        return nearest_in_subsets(
+            rows,
+            rows,
+            np.arange(40),
+            5,
+            n_subsets=1,
+            subset_size=subset_size,
+            rng=np.random.default_rng(0),
+        )
+
+    message = (
+        r"n_subsets=1 subsets of subset_size=5 hold 5 different rows, fewer than "
+        r"n_neighbors \+ 1 = 6"
+    )
+    with pytest.raises(ValueError, match=message):
+        search(5)
+    assert search(6).shape == (40, 5)

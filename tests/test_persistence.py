@@ -1,0 +1,386 @@
+"""Fitted estimators written to disk, read in another process, and copied."""
+
+import copy
+import io
+import json
+import os
+import pickle
+import pickletools
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import skops.io
+import torch
+from numpy.testing import assert_array_equal
+from sklearn.base import clone
+from sklearn.datasets import make_classification
+from sklearn.neighbors import NearestNeighbors
+
+import sklearn_samn
+from sklearn_samn import (
+    V2VSLS,
+    KNNSeq2SeqClassifier,
+    MemNetKNNClassifier,
+    SAMNClassifier,
+)
+
+try:
+    import cloudpickle  # joblib 1.6 depends on it
+except ImportError:  # and those before hold it
+    from joblib.externals import cloudpickle
+
+FORMATS = ["pickle", "joblib", "cloudpickle", "skops"]
+CLASSIFIERS = {
+    "samn": SAMNClassifier(max_epochs=3, random_state=0),
+    "samn-learned": SAMNClassifier(
+        max_epochs=3,
+        random_state=0,
+        memory_gate="learned",
+        n_prototypes=2,
+        dtype="float64",
+        standardize=False,
+        early_stopping=True,
+    ),
+    "seq2seq": KNNSeq2SeqClassifier(max_epochs=3, random_state=0),
+    "vectors": KNNSeq2SeqClassifier(max_epochs=3, output="vectors", random_state=0),
+    "memnet": MemNetKNNClassifier(max_epochs=3, memory_size=20, random_state=0),
+}
+SAMPLER = V2VSLS(max_epochs=2, random_state=0)
+each_classifier = pytest.mark.parametrize("name", list(CLASSIFIERS))
+each_format = pytest.mark.parametrize("form", FORMATS)
+
+# Knows nothing of the package: reads every file, writes what each model predicts.
+READER = """
+import json, pickle, sys, traceback, warnings
+from pathlib import Path
+import joblib, numpy as np, skops.io
+
+def read(path):
+    form = path.suffix[1:]
+    if form == "joblib":
+        return joblib.load(path)
+    if form == "skops":
+        return skops.io.load(path, trusted=skops.io.get_untrusted_types(file=path))
+    with open(path, "rb") as file:
+        return pickle.load(file)
+
+folder = Path(sys.argv[1])
+X, y = np.load(folder / "X.npy"), np.load(folder / "y.npy")
+errors = {}
+warnings.simplefilter("error")
+for path in sorted(folder.glob("*.*")):
+    if path.suffix in (".npy", ".npz"):
+        continue
+    try:
+        model = read(path)
+        if hasattr(model, "predict_proba"):
+            found = {"proba": model.predict_proba(X), "label": model.predict(X)}
+        else:
+            found = {"parents": model.parent_indices_}
+            found["again"] = model.fit_resample(X, y)[0]
+        np.savez(folder / f"{path.name}.npz", **found)
+    except Exception:
+        errors[path.name] = traceback.format_exc()
+print(json.dumps(errors))
+"""
+
+
+def data(n_samples=80):
+    return make_classification(
+        n_samples=n_samples, n_features=20, weights=[0.6], class_sep=3, random_state=0
+    )
+
+
+def write(model, path):
+    form = path.suffix[1:]
+    if form == "joblib":
+        joblib.dump(model, path)
+    elif form == "skops":
+        skops.io.dump(model, path)
+    else:
+        module = {"pickle": pickle, "cloudpickle": cloudpickle}[form]
+        path.write_bytes(module.dumps(model))
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    X, y = data()
+    y = np.array(["no", "yes"])[y]
+    return {name: clone(model).fit(X, y) for name, model in CLASSIFIERS.items()}
+
+
+@pytest.fixture(scope="module")
+def resampled():
+    sampler = clone(SAMPLER)
+    X_new, _ = sampler.fit_resample(*data())
+    return sampler, X_new
+
+
+@pytest.fixture(scope="module")
+def fresh_process(fitted, resampled, tmp_path_factory):
+    """Folder in which another process left what it predicts, and its errors."""
+    folder = tmp_path_factory.mktemp("models")
+    X, y = data()
+    np.save(folder / "X.npy", X)
+    np.save(folder / "y.npy", y)
+    for form in FORMATS:
+        for name, model in {**fitted, "sampler": resampled[0]}.items():
+            # One that has not predicted yet and one that has: both are kept alike.
+            if form == "joblib" and name != "sampler":
+                model.predict(X)
+            write(model, folder / f"{name}.{form}")
+    package = Path(sklearn_samn.__file__).parents[1]
+    path = os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.run(
+        [sys.executable, "-c", READER, str(folder)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return folder, json.loads(run.stdout)
+
+
+@each_format
+@each_classifier
+def test_another_process_predicts_the_same(name, form, fitted, fresh_process):
+    folder, errors = fresh_process
+    assert f"{name}.{form}" not in errors, errors[f"{name}.{form}"]
+    found = np.load(folder / f"{name}.{form}.npz")
+    X, _ = data()
+    assert_array_equal(found["proba"], fitted[name].predict_proba(X))
+    assert_array_equal(found["label"], fitted[name].predict(X))
+    assert set(found["label"].tolist()) == {"no", "yes"}
+
+
+@each_format
+def test_another_process_resamples_the_same(form, resampled, fresh_process):
+    folder, errors = fresh_process
+    assert f"sampler.{form}" not in errors, errors[f"sampler.{form}"]
+    found = np.load(folder / f"sampler.{form}.npz")
+    sampler, X_new = resampled
+    assert_array_equal(found["parents"], sampler.parent_indices_)
+    assert_array_equal(found["again"], X_new)
+
+
+@each_classifier
+def test_skops_trusts_all_but_the_class_itself(name, fitted):
+    """State is arrays and builtins: nothing else for the reader to trust."""
+    kind = type(fitted[name])
+    untrusted = skops.io.get_untrusted_types(data=skops.io.dumps(fitted[name]))
+    assert untrusted == [f"{kind.__module__}.{kind.__name__}"]
+
+
+def pickled_modules(model):
+    """Top-level modules that a pickle imports from."""
+    # Protocol 2 spells each import out in one GLOBAL opcode.
+    operations = pickletools.genops(pickle.dumps(model, protocol=2))
+    found = [arg for code, arg, _ in operations if code.name == "GLOBAL"]
+    return {name.split(" ")[0].split(".")[0] for name in found}
+
+
+@each_classifier
+@pytest.mark.parametrize("predicted", [False, True])
+def test_pickle_holds_no_torch_and_no_skorch(name, predicted, fitted):
+    model = fitted[name]
+    if predicted:
+        model = pickle.loads(pickle.dumps(model))
+        model.predict(data()[0])
+    modules = pickled_modules(model) - {"copyreg", "copy_reg", "_codecs", "__builtin__"}
+    assert modules == {"sklearn_samn", "numpy"}
+
+
+def test_pickle_of_the_sampler_holds_no_torch_and_no_skorch(resampled):
+    modules = pickled_modules(resampled[0])
+    assert not modules & {"torch", "skorch"}
+
+
+@each_classifier
+def test_round_trips_keep_everything(name, fitted):
+    """Also that of a model that was read, never used, and written again."""
+    model = fitted[name]
+    once = pickle.loads(pickle.dumps(model))
+    twice = pickle.loads(pickle.dumps(once))
+    X, _ = data()
+    assert_array_equal(twice.predict_proba(X), model.predict_proba(X))
+    assert twice.get_params() == model.get_params()
+    public = {key for key in vars(model) if key.endswith("_")}
+    assert {key for key in vars(twice) if key.endswith("_")} == public
+    for key in public:
+        value = getattr(model, key)
+        if isinstance(value, np.ndarray):
+            assert_array_equal(getattr(twice, key), value)
+        else:
+            assert getattr(twice, key) == value
+    kept, read = model.net_.module_.state_dict(), twice.net_.module_.state_dict()
+    assert list(kept) == list(read)
+    assert all(read[key].equal(kept[key]) for key in kept)
+
+
+@each_classifier
+def test_everything_works_after_a_round_trip(name, fitted):
+    model, read = fitted[name], pickle.loads(pickle.dumps(fitted[name]))
+    X, _ = data()
+    for method in ("predict_neighbors", "attention", "embed"):
+        if hasattr(model, method):
+            # a tuple of arrays and Nones, or one array
+            expected, found = getattr(model, method)(X), getattr(read, method)(X)
+            if not isinstance(expected, tuple):
+                expected, found = [expected], [found]
+            for one, other in zip(expected, found, strict=True):
+                assert_array_equal(one, other)
+
+
+@each_classifier
+def test_pickle_does_not_grow_with_the_rows(name):
+    """Neither a history of batches nor a copy of the data is in it.
+
+    But for ``output="vectors"``: the rows in float32, and the votes of each.
+    """
+    small, large = 100, 500
+    sizes = []
+    for n_samples in (small, large):
+        model = clone(CLASSIFIERS[name]).set_params(batch_size=16)
+        X, y = data(n_samples)
+        model.fit(X, y).predict(X)
+        sizes.append(len(pickle.dumps(model)))
+    growth = sizes[1] - sizes[0]
+    if name == "vectors":
+        rows = 4 * 20 * (large - small)
+        votes = 8 * 2 * (large - small)
+        assert rows <= growth <= rows + votes + 500
+    else:
+        # Loss values and indices of other lengths; a copy would add 32,000 bytes.
+        assert abs(growth) < 500
+
+
+def test_pickle_of_the_sampler_grows_by_its_indices_only():
+    sizes = []
+    for n_samples in (100, 500):
+        sampler = clone(SAMPLER).set_params(batch_size=16)
+        sampler.fit_resample(*data(n_samples))
+        made = sampler.parent_indices_.nbytes + sampler.decoder_steps_.nbytes
+        sizes.append(len(pickle.dumps(sampler)) - made)
+    assert abs(sizes[1] - sizes[0]) < 500
+
+
+def test_pickle_does_not_grow_with_predicting(fitted):
+    for model in fitted.values():
+        before = len(pickle.dumps(model))
+        model.predict_proba(data(500)[0])
+        assert len(pickle.dumps(model)) == before
+
+
+@each_classifier
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_copies(name, copied, fitted):
+    X, y = data()
+    model = fitted[name]
+    before = model.predict_proba(X)
+    twin = copied(model)
+    assert_array_equal(twin.predict_proba(X), before)
+    # The copy goes its own way.
+    twin.fit(X[:, :5], 1 - y)
+    assert not np.array_equal(twin.predict_proba(X[:, :5]), before)
+    assert_array_equal(model.predict_proba(X), before)
+
+
+def test_a_copy_learns_on_alone(fitted):
+    X, y = data()
+    model = clone(CLASSIFIERS["samn"]).fit(X, y)
+    before = model.predict_proba(X)
+    twin = copy.deepcopy(model)
+    twin.partial_fit(X, y)
+    twin.set_params(warm_start=True).fit(X, y)
+    assert not np.array_equal(twin.predict_proba(X), before)
+    assert_array_equal(model.predict_proba(X), before)
+    assert (model.n_iter_, twin.n_iter_) == (3, 7)
+
+
+@each_classifier
+def test_warm_start_after_a_round_trip(name):
+    """Weights, scaling and classes come along: training continues as it would have."""
+    X, y = data()
+    model = clone(CLASSIFIERS[name]).set_params(warm_start=True).fit(X, y)
+    read = pickle.loads(pickle.dumps(model))
+    model.fit(X, y)
+    read.fit(X, y)
+    assert read.n_iter_ == model.n_iter_ == 6
+    assert_array_equal(read.predict_proba(X), model.predict_proba(X))
+
+
+def test_partial_fit_after_a_round_trip():
+    X, y = data()
+    model = SAMNClassifier(random_state=0).partial_fit(X, y, classes=[0, 1])
+    read = pickle.loads(pickle.dumps(model))
+    assert read.partial_fit(X, y).n_iter_ == 2
+    with pytest.raises(ValueError, match="not among the classes"):
+        read.partial_fit(X, y + 1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@each_format
+@each_classifier
+def test_a_model_of_a_gpu_predicts_without_one(name, form, fitted, tmp_path):
+    X, _ = data()
+    model = copy.deepcopy(fitted[name]).set_params(device="cuda")
+    path = tmp_path / f"model.{form}"
+    write(model, path)
+    if form == "skops":
+        trusted = skops.io.get_untrusted_types(file=path)
+        read = skops.io.load(path, trusted=trusted)
+    elif form == "joblib":
+        read = joblib.load(path)
+    else:
+        read = pickle.loads(path.read_bytes())
+    assert read.device == "cuda"
+    with pytest.warns(RuntimeWarning, match="'cuda' is not available.* on the CPU"):
+        found = read.predict_proba(X)
+    assert_array_equal(found, fitted[name].predict_proba(X))
+    # Said once; and the device stays what it was for the next fit.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read.predict_proba(X)
+    assert read.device == "cuda"
+    with pytest.raises(ValueError, match="device='cuda' is not available"):
+        read.fit(*data())
+
+
+def test_unfitted_estimators_pickle():
+    for model in [*CLASSIFIERS.values(), SAMPLER]:
+        read = pickle.loads(pickle.dumps(model))
+        assert read.get_params() == model.get_params()
+        assert not hasattr(read, "classes_")
+
+
+def test_joblib_maps_the_rows_from_disk(fitted, tmp_path):
+    """Read-only arrays, as joblib gives to its workers, are no obstacle."""
+    X, _ = data()
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    for name, model in fitted.items():
+        joblib.dump(model, tmp_path / f"{name}.joblib")
+        read = joblib.load(tmp_path / f"{name}.joblib", mmap_mode="r")
+        assert_array_equal(read.predict_proba(mapped), model.predict_proba(X))
+
+
+def test_the_users_search_is_kept():
+    """An object of the user's for ``neighbors`` comes along, for the votes."""
+    X, y = data()
+    model = KNNSeq2SeqClassifier(
+        max_epochs=2,
+        output="vectors",
+        neighbors=NearestNeighbors(algorithm="ball_tree"),
+        random_state=0,
+    ).fit(X, y)
+    buffer = io.BytesIO()
+    joblib.dump(model, buffer)
+    buffer.seek(0)
+    read = joblib.load(buffer)
+    assert_array_equal(read.predict_proba(X), model.predict_proba(X))
