@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from contextlib import contextmanager
+from functools import cache
 from numbers import Integral, Real
 
 import numpy as np
@@ -528,14 +529,17 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
                 f"or give more rows."
             )
         mass = np.bincount(position, weights=weight[train])
-        self._keep_reference(Z[reference], y[reference], mass, reference, rng)
-        found = self._neighbor_indices(Z[reference], rng)
+        # Built once, and only where something asks for it.
+        search = cache(
+            lambda: _neighbors.make_search(self.neighbors, Z[reference], self.n_jobs)
+        )
+        self._keep_reference(Z[reference], y[reference], mass, reference, search, rng)
+        found = self._neighbor_indices(Z[reference], search, rng)
         # rng: training draws what it needs anew, validation must not.
         tables = [(train, position, found[position], rng)]
         if valid is not None:
             nowhere = np.full(len(valid), -1)
-            search = self._search_over(Z[reference])
-            found = self._nearest(search, Z[valid], nowhere, len(reference))
+            found = self._nearest(search(), Z[valid], nowhere, len(reference))
             tables.append((valid, nowhere, found, None))
         x, labels = (self._tensor(a, device) for a in (Z[reference], y[reference]))
         datasets = [
@@ -563,7 +567,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
 
         return _training.BatchDataset(len(x), batch)
 
-    def _neighbor_indices(self, Z, rng):
+    def _neighbor_indices(self, Z, search, rng):
         own = np.arange(len(Z))
         if self.neighbors == "subsets":
             return _neighbors.nearest_in_subsets(
@@ -576,7 +580,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
                 rng=rng,
                 n_jobs=self.n_jobs,
             )
-        return self._nearest(self._search_over(Z), Z, own, len(Z))
+        return self._nearest(search(), Z, own, len(Z))
 
     def _nearest(self, search, Z, own, n_reference):
         """K nearest others; where equal rows leave fewer, they come round again."""
@@ -584,10 +588,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         found = _neighbors.nearest_others(search, Z, own, n_others)
         return found[:, np.arange(self.n_neighbors) % n_others]
 
-    def _search_over(self, Z):
-        return _neighbors.make_search(self.neighbors, Z, self.n_jobs)
-
-    def _keep_reference(self, Z, y, weight, rows, rng):
+    def _keep_reference(self, Z, y, weight, rows, search, rng):
         """What prediction needs of the training rows; nothing by default."""
 
     def _extra_inputs(self, own, reference, rng):

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import StrOptions
 
+from . import _neighbors
 from ._base import BaseNeighborClassifier, check_layer_sizes
 from .modules import Seq2SeqNetwork
 
@@ -259,13 +260,13 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
             "batch_norm": self.batch_norm,
         }
 
-    def _keep_reference(self, Z, y, weight, rows, rng):
+    def _keep_reference(self, Z, y, weight, rows, search, rng):
         if self.output == "vectors":
             # A vote needs real rows to look up: one copy of them, with their weights.
             self._reference = Z
             one_hot = y[:, None] == np.arange(len(self.classes_))
             self._votes = one_hot * weight[:, None]
-            self._search = self._search_over(Z)
+            self._search = search()
 
     def __getstate__(self):
         state = super().__getstate__()
@@ -286,7 +287,9 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
     def _vote(self, vectors):
         """Share of each class among the rows nearest to the predicted vectors."""
         if "_search" not in vars(self):
-            self._search = self._search_over(self._reference)
+            self._search = _neighbors.make_search(
+                self.neighbors, self._reference, self.n_jobs
+            )
         nearest = self._search.kneighbors(
             vectors.flatten(0, 1).cpu().numpy(), n_neighbors=1, return_distance=False
         )

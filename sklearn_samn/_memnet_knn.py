@@ -268,7 +268,7 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
             "batch_norm": self.batch_norm,
         }
 
-    def _keep_reference(self, Z, y, weight, rows, rng):
+    def _keep_reference(self, Z, y, weight, rows, search, rng):
         size = min(self.memory_size, len(Z))
         # A memory of all rows is the same memory every time.
         n_memories = self.n_memories if size < len(Z) else 1

@@ -167,8 +167,9 @@ class SAMNClassifier(BaseNeuralClassifier):
 
     References
     ----------
-    .. [1] "SAMN: A Sample Attention Memory Network Combining SVM and NN in One
-       Architecture", arXiv 2309.13930, sections 3.2 to 3.4.
+    .. [1] Q. Yang, L. Luo, H. Zhang, H. Peng and Z. Chen, "SAMN: A Sample Attention
+       Memory Network Combining SVM and NN in One Architecture", arXiv 2309.13930,
+       sections 3.2 to 3.4.
 
     Examples
     --------
@@ -382,7 +383,6 @@ class SAMNClassifier(BaseNeuralClassifier):
             )
         if first:
             self._set_scaling(X[weight > 0])
-        optimizer = getattr(vars(self).get("_net"), "optimizer_", None)
         return self._fit_network(
             X,
             y,
@@ -392,7 +392,7 @@ class SAMNClassifier(BaseNeuralClassifier):
             max_epochs=1,
             lr_schedule="constant",
             verbose=0,
-            optimizer_state=optimizer and optimizer.state_dict()["state"],
+            moments_of=getattr(vars(self).get("_net"), "optimizer_", None),
         )
 
     def embed(self, X):

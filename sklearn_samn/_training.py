@@ -280,7 +280,7 @@ def train(
     verbose,
     valid=None,
     patience=None,
-    optimizer_state=None,
+    moments_of=None,
     skorch_params=None,
 ):
     """Train a module through skorch.
@@ -299,8 +299,9 @@ def train(
         Rows of the hold-out.
     patience : int or None, default=None
         Epochs without a better hold-out loss before training stops.
-    optimizer_state : dict or None, default=None
-        Moments of an optimizer to go on from.
+    moments_of : torch.optim.Optimizer or None, default=None
+        Optimizer whose moments to go on from, where it is of the same kind and has the
+        same groups of parameters.
     skorch_params : dict or None, default=None
         Parameters of :class:`skorch.NeuralNet` that go before ours; its callbacks
         come on top of ours.
@@ -331,10 +332,10 @@ def train(
         "callbacks": _callbacks(verbose, patience, users.get("callbacks")),
     }
     net = Net(module, criterion, **params).initialize()
-    if optimizer_state is not None:
-        fresh = net.optimizer_.state_dict()
+    if moments_of is not None and _layout(moments_of) == _layout(net.optimizer_):
         # A copy: the net before keeps its own, should this training fail.
-        net.optimizer_.load_state_dict({**fresh, "state": deepcopy(optimizer_state)})
+        state = deepcopy(moments_of.state_dict()["state"])
+        net.optimizer_.load_state_dict({**net.optimizer_.state_dict(), "state": state})
     if lr_schedule == "one_cycle":
         n_steps = net.max_epochs * len(net.get_iterator(dataset, training=True))
         net.schedule_ = LambdaLR(net.optimizer_, lambda step: one_cycle(step / n_steps))
@@ -369,6 +370,10 @@ def wrap(module, device):
     return Net(
         module.eval(), torch.nn.Identity(), device=device, verbose=0
     ).initialize()
+
+
+def _layout(optimizer):
+    return type(optimizer), [len(group["params"]) for group in optimizer.param_groups]
 
 
 def _optimizer_params(optimizer, weight_decay, device, users):

@@ -348,6 +348,18 @@ def test_class_weights(estimator):
     refused(with_weights({0: np.nan}), X, y, "class_weight")
 
 
+def test_class_weights_of_the_sampler():
+    X, y = data()
+
+    def with_weights(class_weight):
+        return clone(SAMPLER).set_params(class_weight=class_weight)
+
+    refused(with_weights({7: 1.0}), X, y, "not in class_weight")
+    refused(with_weights({0: 0.0, 1: 0.0}), X, y, "class_weight")
+    refused(with_weights({0: -1.0}), X, y, "class_weight")
+    refused(with_weights({0: np.nan}), X, y, "class_weight")
+
+
 def test_weights_of_partial_fit():
     X, y = data()
     model = clone(SAMN)
@@ -492,8 +504,11 @@ def test_unscaled_features_never_give_nan(estimator, scale):
 class CtrlC(Callback):
     """The user loses patience in the second epoch."""
 
+    def __init__(self, epoch=2):
+        self.epoch = epoch
+
     def on_epoch_end(self, net, **kwargs):
-        if len(net.history) == 2:
+        if len(net.history) == self.epoch:
             raise KeyboardInterrupt
 
 
@@ -539,22 +554,39 @@ def test_ctrl_c_leaves_a_fitted_estimator_as_it_was(estimator, warm_start):
 
 
 def test_ctrl_c_in_partial_fit():
-    class AtOnce(Callback):
-        def on_batch_end(self, net, **kwargs):
-            raise KeyboardInterrupt
-
     X, y = data()
-    model = clone(SAMN).set_params(skorch_params={"callbacks": [AtOnce()]})
+    model = clone(SAMN).set_params(skorch_params={"callbacks": [CtrlC(epoch=1)]})
     with pytest.raises(KeyboardInterrupt):
         model.partial_fit(X, y, classes=[0, 1])
     assert not fitted_attributes(model)
     model.set_params(skorch_params=None).partial_fit(X, y, classes=[0, 1])
     before, state = model.predict_proba(X), dict(vars(model))
-    model.set_params(skorch_params={"callbacks": [AtOnce()]})
+    model.set_params(skorch_params={"callbacks": [CtrlC(epoch=1)]})
     with pytest.raises(KeyboardInterrupt):
         model.partial_fit(-X, y)
     assert_array_equal(model.predict_proba(X), before)
     assert vars(model) == {**state, "skorch_params": model.skorch_params}
+
+
+def test_a_failed_partial_fit_leaves_no_trace():
+    """The next one gives what it would have given: its optimizer is as before."""
+    X, y = data()
+    model, other = (
+        clone(SAMN).partial_fit(X, y, classes=[0, 1]).partial_fit(X, y)
+        for _ in range(2)
+    )
+    other.set_params(lr=1e30, optimizer="sgd", batch_norm=True)
+    with pytest.raises(ValueError, match="diverged"):
+        other.partial_fit(1e6 * X, y)
+    other.set_params(skorch_params={"callbacks": [CtrlC(epoch=1)]}, **{"lr": 1e-2})
+    other.set_params(optimizer="adamw")
+    with pytest.raises(KeyboardInterrupt):
+        other.partial_fit(-X, y)
+    other.set_params(**model.get_params())
+    assert_array_equal(
+        other.partial_fit(X, y).predict_proba(X),
+        model.partial_fit(X, y).predict_proba(X),
+    )
 
 
 def test_ctrl_c_leaves_the_sampler_as_it_was():

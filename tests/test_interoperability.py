@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from imblearn.over_sampling import RandomOverSampler
 from imblearn.pipeline import make_pipeline as make_imblearn_pipeline
 from numpy.testing import assert_allclose, assert_array_equal
@@ -39,7 +40,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, EarlyStopping
 
 from sklearn_samn import (
     V2VSLS,
@@ -858,9 +859,90 @@ def test_partial_fit_after_fit_goes_on():
     assert model.score(X, y) > 0.9
 
 
+class MomentsFit(Callback):
+    """Fails before the first step where an optimizer was given others' moments.
+
+    The step itself would write past the end of an array.
+    """
+
+    def on_train_begin(self, net, **kwargs):
+        for parameter, state in net.optimizer_.state.items():
+            for name, value in state.items():
+                if torch.is_tensor(value) and value.ndim:
+                    assert value.shape == parameter.shape, name
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"weight_decay": 0.0}, {"weight_decay": 0.1}),
+        ({"weight_decay": 0.1}, {"weight_decay": 0.0}),
+        ({"optimizer": "adam"}, {"optimizer": "adamw"}),
+        ({"optimizer": "sgd"}, {"optimizer": "adamw"}),
+        ({"optimizer": "adamw"}, {"optimizer": "sgd"}),
+        ({}, {"skorch_params": {"optimizer": torch.optim.NAdam}}),
+        ({"skorch_params": {"optimizer": torch.optim.NAdam}}, {}),
+        ({}, {"skorch_params": {"optimizer__momentum": 0.9}, "optimizer": "sgd"}),
+        ({"skorch_params": {"optimizer__momentum": 0.9}, "optimizer": "sgd"}, {}),
+    ],
+)
+def test_partial_fit_with_another_optimizer(before, after):
+    X, y = separable()
+    model = clone(SAMN).set_params(**before).partial_fit(X, y, classes=[0, 1])
+    params = {"optimizer": "adamw", **after}
+    given = params.get("skorch_params", {})
+    params["skorch_params"] = {**given, "callbacks": [MomentsFit()]}
+    model.set_params(**params)
+    for _ in range(5):
+        model.partial_fit(X, y)
+    assert model.n_iter_ == 6
+    assert model.score(X, y) > 0.9
+
+
+def test_partial_fit_keeps_the_moments_of_the_optimizer():
+    """Chunk after chunk is one training: the step counter goes on."""
+    X, y = separable()
+    model = SAMNClassifier(batch_size=30, random_state=0)
+    for passes in (1, 2, 3):
+        model.partial_fit(X, y, classes=[0, 1])
+        steps = {int(state["step"]) for state in model.net_.optimizer_.state.values()}
+        assert steps == {3 * passes}
+
+
 def test_only_samn_has_partial_fit():
     assert not hasattr(SEQ2SEQ, "partial_fit")
     assert not hasattr(MEMNET, "partial_fit")
+
+
+# --- skorch's own parameters
+
+
+@every_estimator
+def test_skorch_params(estimator):
+    def fitted(**params):
+        model = clone(estimator).set_params(max_epochs=3, skorch_params=params)
+        if estimator is SAMPLER:
+            model.fit_resample(*imbalanced())
+            return model
+        return model.fit(*separable())
+
+    plain = fitted()
+    assert fitted(max_epochs=2).n_iter_ == 2
+    # An improvement by ten is never enough.
+    stop = EarlyStopping("train_loss", patience=1, threshold=10, threshold_mode="abs")
+    assert fitted(callbacks=[stop]).n_iter_ == 2
+    assert fitted(callbacks=[("stop", stop)]).n_iter_ == 2
+    for params in [
+        {"optimizer": torch.optim.NAdam},
+        {"optimizer": torch.optim.SGD, "optimizer__momentum": 0.9},
+        {"optimizer__betas": (0.5, 0.9)},
+        {"iterator_train__shuffle": False},
+        {"lr": 1e-4},
+    ]:
+        other = fitted(**params)
+        assert other.n_iter_ == 3
+        assert other.loss_curve_ != plain.loss_curve_
+    assert fitted(iterator_train__shuffle=True).loss_curve_ == plain.loss_curve_
 
 
 # --- what the classifiers show of themselves

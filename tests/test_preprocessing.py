@@ -80,6 +80,13 @@ def test_dtype(dtype):
 
 
 @FLOATS
+@pytest.mark.parametrize("statistics", [None, (np.zeros(2), np.ones(2))])
+def test_rows_lie_one_after_the_other_in_memory(dtype, statistics):
+    X = np.asfortranarray(np.arange(6.0).reshape(3, 2))
+    assert robust_clip(X, statistics, dtype).flags.c_contiguous
+
+
+@FLOATS
 def test_without_statistics_the_features_stay(dtype):
     X = column(-1e6, 0.5, 3e6)
     assert robust_clip(X, None, dtype).tolist() == X.tolist()

@@ -601,7 +601,7 @@ def test_options_of_the_optimizer_by_name(dataset):
     assert [p.ndim for p in vectors["params"]] == [1, 1, 1]
 
 
-def continued(module, dataset, state=None):
+def continued(module, dataset, before=None):
     """One epoch in one batch, so that no order matters."""
     return train(
         module,
@@ -610,7 +610,7 @@ def continued(module, dataset, state=None):
         batch_size=20,
         max_epochs=1,
         weight_decay=0.1,
-        optimizer_state=state,
+        moments_of=before and before.optimizer_,
     )
 
 
@@ -636,7 +636,7 @@ def test_training_goes_on_from_the_moments_of_an_optimizer(dataset):
         weight_decay=0.1,
     )
     module = fresh()
-    halves = continued(module, dataset, moments(continued(module, dataset)))
+    halves = continued(module, dataset, continued(module, dataset))
     module = fresh()
     continued(module, dataset)
     restarted = continued(module, dataset)
@@ -652,9 +652,10 @@ def test_training_goes_on_from_the_moments_of_an_optimizer(dataset):
 
 
 def test_going_on_leaves_the_moments_of_the_optimizer_before_alone(dataset):
-    before = moments(continued(Linear(), dataset))
+    net = continued(Linear(), dataset)
+    before = moments(net)
     kept = {i: {k: v.clone() for k, v in m.items()} for i, m in before.items()}
-    continued(Linear(), dataset, before)
+    continued(Linear(), dataset, net)
     for i, values in kept.items():
         for name, value in values.items():
             assert torch.equal(before[i][name], value)
@@ -771,6 +772,12 @@ def test_training_and_hold_out_have_their_modes():
     assert not net.module_.inner.training
 
 
+def test_without_a_hold_out_the_module_ends_in_evaluation_too():
+    module = train(Mode(), Identity(), one_row()).module_
+    assert not module.training
+    assert not module.inner.training
+
+
 def test_silent(dataset, capsys):
     train(Linear(), CrossEntropy(), dataset, verbose=0)
     assert capsys.readouterr() == ("", "")
@@ -836,6 +843,16 @@ def test_weights_are_copies_that_can_be_put_back(dataset):
         net.module_.linear.weight.zero_()
     assert torch.equal(copy(torch.ones(2, 3)), expected)
     assert (weights["linear.weight"] != 0).all()
+
+
+def test_read_only_weights_are_copied():
+    weights = {"value": np.array([2.0], np.float32), "n_steps": np.array(3)}
+    weights["value"].flags.writeable = False
+    module = Parameter()
+    load_weights(module, weights)
+    with torch.no_grad():
+        module.value += 1
+    assert weights["value"] == 2
 
 
 def test_weights_of_no_dimension_survive():
