@@ -115,9 +115,9 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         Class labels.
     n_features_in_ : int
         Number of features seen in ``fit``.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, where X had string column names.
-    center_, scale_ : ndarray of shape (n_features_in_,) or None
+    center_, scale_ : ndarray of shape (n_features,) or None
         Median and interquartile range each column is scaled by; None with
         ``standardize=False``.
     net_ : skorch.NeuralNet

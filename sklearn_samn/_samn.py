@@ -130,9 +130,9 @@ class SAMNClassifier(BaseNeuralClassifier):
         Class labels.
     n_features_in_ : int
         Number of features seen in ``fit``.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, where X had string column names.
-    center_, scale_ : ndarray of shape (n_features_in_,) or None
+    center_, scale_ : ndarray of shape (n_features,) or None
         Median and interquartile range each column is scaled by; None with
         ``standardize=False``.
     net_ : skorch.NeuralNet
@@ -421,7 +421,7 @@ class SAMNClassifier(BaseNeuralClassifier):
 
         Returns
         -------
-        ndarray of shape (n_samples, n_attention_blocks, n_prototypes_)
+        ndarray of shape (n_samples, n_attention_blocks, n_entries)
             Weights that sum to one over the entries of ``prototypes_``.
         """
         filled = self.net_.module_.memory.filled

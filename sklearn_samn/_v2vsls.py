@@ -128,7 +128,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         Class labels.
     n_features_in_ : int
         Number of features seen in ``fit``.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, where X had string column names.
     net_ : skorch.NeuralNet
         The net, whose ``module_`` is the trained torch module.
