@@ -65,7 +65,9 @@ def make_search(neighbors, X, n_jobs=None):
     """
     if isinstance(neighbors, str):
         return NearestNeighbors(n_jobs=n_jobs).fit(X)
-    return clone(neighbors, safe=False).fit(X)
+    search = clone(neighbors, safe=False)
+    search.fit(X)
+    return search
 
 
 def nearest_others(search, X, own, n_neighbors):

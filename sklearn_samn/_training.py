@@ -2,6 +2,7 @@
 
 import math
 import threading
+import traceback
 from contextlib import contextmanager
 from copy import deepcopy
 
@@ -174,9 +175,8 @@ class Net(NeuralNet):
         try:
             super().notify(method_name, **cb_kwargs)
         except KeyboardInterrupt as error:
-            if any(
-                isinstance(callback, EarlyStopping) for _, callback in self.callbacks_
-            ):
+            *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+            if isinstance(frame.f_locals.get("self"), EarlyStopping):
                 raise StopTraining from error
             raise
 

@@ -519,8 +519,7 @@ def impatient(estimator, **params):
 
 
 @every_estimator
-@pytest.mark.parametrize("early_stopping", [False, True])
-@pytest.mark.parametrize("verbose", [0, 1])
+@pytest.mark.parametrize(("early_stopping", "verbose"), [(False, 0), (True, 1)])
 def test_ctrl_c_leaves_a_new_estimator_unfitted(
     estimator, early_stopping, verbose, capsys
 ):
@@ -644,7 +643,7 @@ def test_unfitted_estimators_say_so(estimator):
 # --- raw features
 
 
-def raw_features(sizes=(150, 150)):
+def raw_features(sizes=(80, 80)):
     """A problem that is separable, but for its units."""
     X, y = make_blobs(sizes, centers=6 * np.eye(4)[:2], random_state=0)
     X = X * [1e-9, 1.0, 1e6, 1.0] + [0, 1.7e9, -1e8, 3]
@@ -655,11 +654,11 @@ def raw_features(sizes=(150, 150)):
 @each_classifier
 def test_constant_columns_and_other_units(estimator):
     X, y = raw_features()
-    model = clone(estimator).set_params(max_epochs=10).fit(X[:200], y[:200])
-    assert model.score(X[200:], y[200:]) > 0.9
+    model = clone(estimator).set_params(max_epochs=10).fit(X[:100], y[:100])
+    assert model.score(X[100:], y[100:]) > 0.9
     # A constant column that is constant no more does not turn predictions to NaN.
-    X[200:, 4:] += 1e9
-    assert np.isfinite(model.predict_proba(X[200:])).all()
+    X[100:, 4:] += 1e9
+    assert np.isfinite(model.predict_proba(X[100:])).all()
 
 
 @each_classifier
@@ -668,8 +667,8 @@ def test_a_huge_outlier_in_training(estimator, outlier):
     X, y = raw_features()
     X[[3, 50], [0, 1]] = outlier
     X[17, 3] = outlier
-    model = clone(estimator).set_params(max_epochs=10).fit(X[:200], y[:200])
-    assert model.score(X[200:], y[200:]) > 0.9
+    model = clone(estimator).set_params(max_epochs=10).fit(X[:100], y[:100])
+    assert model.score(X[100:], y[100:]) > 0.9
 
 
 @each_classifier
@@ -677,8 +676,8 @@ def test_a_huge_outlier_in_training(estimator, outlier):
 def test_a_huge_outlier_in_predict(estimator, dtype):
     """However far it is, it counts as far: no overflow on the way, no NaN."""
     X, y = raw_features()
-    model = clone(estimator).fit(X[:200].astype(dtype), y[:200])
-    far = X[200:].astype(dtype)
+    model = clone(estimator).fit(X[:100].astype(dtype), y[:100])
+    far = X[100:].astype(dtype)
     far[:, [0, 3]] = 1e12
     expected = model.predict_proba(far)
     assert np.isfinite(expected).all()
@@ -694,7 +693,7 @@ def test_scaled_features_need_no_more(estimator, standardize):
     X, y = raw_features()
     Z = StandardScaler().fit_transform(X)
     model = clone(estimator).set_params(max_epochs=10, standardize=standardize)
-    assert model.fit(Z[:200], y[:200]).score(Z[200:], y[200:]) > 0.9
+    assert model.fit(Z[:100], y[:100]).score(Z[100:], y[100:]) > 0.9
 
 
 def test_raw_features_of_the_sampler():

@@ -181,7 +181,8 @@ OUTLIERS = [1e30, 1e300, LARGEST, -LARGEST]
     "outlier, dtype", list(product(OUTLIERS, [np.float32, np.float64]))
 )
 def test_any_outlier_ends_at_the_bound(outlier, dtype):
-    Z = scaled(column(-2, -1, 0, 1, 2, outlier), dtype)
+    # The interquartile range is 0.25: the quotient leaves the finite numbers.
+    Z = scaled(column(-0.2, -0.1, 0, 0.1, 0.2, outlier), dtype)
     assert Z[-1, 0] == math.copysign(3, outlier)
     assert (np.diff(Z[:-1, 0]) > 0.1).all()
 
@@ -189,3 +190,20 @@ def test_any_outlier_ends_at_the_bound(outlier, dtype):
 @FLOATS
 def test_a_constant_column_of_the_largest_number(dtype):
     assert scaled(column(LARGEST, LARGEST), dtype).tolist() == [[0], [0]]
+
+
+@FLOATS
+@pytest.mark.parametrize(
+    "values",
+    [
+        (-LARGEST, -LARGEST, 0, LARGEST, LARGEST),
+        (-LARGEST, 0, 0, 0, 0, 0, LARGEST),
+        (-LARGEST, LARGEST, LARGEST, LARGEST, LARGEST),
+    ],
+)
+def test_the_largest_numbers_give_no_nan(values, dtype):
+    Z = scaled(column(*values), dtype)
+    assert np.isfinite(Z).all()
+    assert np.abs(Z).max() <= 3
+    assert (np.diff(Z[:, 0]) >= 0).all()
+    assert Z[0, 0] < Z[-1, 0]

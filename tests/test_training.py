@@ -783,6 +783,16 @@ def test_silent(dataset, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("verbose", [0, 2])
+def test_a_callback_speaks_where_there_is_a_table(capsys, verbose):
+    stopping = EarlyStopping(patience=2, threshold=0)
+    descend(verbose=verbose, skorch_params={"callbacks": [stopping]})
+    out, err = capsys.readouterr()
+    assert ("Stopping since valid_loss has not improved" in out) == (verbose > 1)
+    assert bool(out) == (verbose > 1)
+    assert err == ""
+
+
 def test_bar_on_stderr(dataset, capsys):
     train(Linear(), CrossEntropy(), dataset, verbose=1)
     out, err = capsys.readouterr()
@@ -895,3 +905,13 @@ def test_prediction_of_a_pair():
     )
     assert first.tolist() == [0, 1, 2, 3, 4]
     assert second is None
+
+
+def test_ctrl_c_beside_early_stopping_is_no_early_stop():
+    class Interrupts(Callback):
+        def on_batch_begin(self, net, **kwargs):
+            raise KeyboardInterrupt
+
+    callbacks = [EarlyStopping(monitor="train_loss"), Interrupts()]
+    with pytest.raises(KeyboardInterrupt):
+        descend(skorch_params={"callbacks": callbacks})

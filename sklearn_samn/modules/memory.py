@@ -91,8 +91,9 @@ class PrototypeMemory(nn.Module):
         if self.n_prototypes == 1:
             return y
         distances = squared_distances(z.detach(), self.entries)
-        # Unwritten entries take the rows in turn, so that every one gets some.
-        turn = torch.arange(len(y), device=y.device) % self.n_prototypes
+        # Unwritten entries take the rows of their class in turn.
+        seen = nn.functional.one_hot(y, int(self.classes[-1]) + 1).cumsum(0)
+        turn = (seen.gather(1, y.unsqueeze(1)).squeeze(1) - 1) % self.n_prototypes
         entry = torch.arange(len(self.entries), device=y.device) % self.n_prototypes
         in_turn = (turn.unsqueeze(1) != entry).to(z.dtype) - 2
         distances = torch.where(self.filled, distances, in_turn)

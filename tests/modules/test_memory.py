@@ -195,3 +195,11 @@ def test_state_holds_entries_and_what_is_filled():
     assert set(memory.state_dict()) == {"entries", "filled"}
     assert copy.entries.tolist() == [[4], [-3]]
     assert copy.filled.tolist() == [True, False]
+
+
+def test_unwritten_prototypes_take_the_rows_of_their_class_in_turn():
+    memory = PrototypeMemory(2, 1, n_prototypes=2, gate=0.5)
+    z = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    entries = memory(z, torch.tensor([0, 1, 0, 1]), torch.ones(4))
+    assert memory.filled.all()
+    assert entries.ravel().tolist() == [1, 3, 2, 4]
