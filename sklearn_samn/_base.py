@@ -54,6 +54,17 @@ def warn_user(message, category=UserWarning):
     warnings.warn(message, category, stacklevel=level)
 
 
+def weights_by_class(class_weight, y):
+    """Weight of each row by its class, or a ValueError that names the parameter."""
+    weight = compute_sample_weight(class_weight, y)
+    if not (np.isfinite(weight) & (weight >= 0)).all() or not weight.any():
+        raise ValueError(
+            f"class_weight={class_weight!r} must hold finite weights of at least 0, "
+            f"not all of them 0."
+        )
+    return weight
+
+
 def check_layer_sizes(sizes):
     """The widths as a list of int, or a ValueError that names the parameter."""
     sizes = list(sizes)
@@ -195,6 +206,9 @@ class NeuralMixin:
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "standardize": ["boolean"],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "warm_start": ["boolean"],
         "device": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -253,6 +267,16 @@ class NeuralMixin:
             )
         return min(self.batch_size, n_rows)
 
+    def _load_previous(self, module, weights):
+        try:
+            _training.load_weights(module, weights)
+        except RuntimeError as error:
+            raise ValueError(
+                f"warm_start=True continues from the fitted network, whose shape does "
+                f"not fit the present data and parameters. Set them back, or "
+                f"warm_start=False. ({error})"
+            ) from error
+
     def _train(self, module, criterion, dataset, valid, device, **changes):
         """The trained net; ``changes`` go before the estimator's own parameters."""
         return _training.train(
@@ -302,10 +326,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
 
     _parameter_constraints = {
         **NeuralMixin._parameter_constraints,
-        "standardize": ["boolean"],
-        "class_weight": [dict, StrOptions({"balanced"}), None],
         "dtype": [StrOptions({"float32", "float64"})],
-        "warm_start": ["boolean"],
     }
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -374,16 +395,6 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
     def _start(self, module, y, weight):
         """What a new module should know of the data before training; nothing here."""
 
-    def _load_previous(self, module, weights):
-        try:
-            _training.load_weights(module, weights)
-        except RuntimeError as error:
-            raise ValueError(
-                f"warm_start=True continues from the fitted network, whose shape does "
-                f"not fit the present parameters. Set them back, or warm_start=False. "
-                f"({error})"
-            ) from error
-
     def _validate_training_data(self, X, y, sample_weight, reset):
         X, y = validate_finite(self, X, y, reset=reset, dtype=FLOATS)
         check_classification_targets(y)
@@ -391,13 +402,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
         if self.class_weight is not None:
-            factors = compute_sample_weight(self.class_weight, y)
-            if not (np.isfinite(factors) & (factors >= 0)).all():
-                raise ValueError(
-                    f"class_weight={self.class_weight!r} holds a weight that is "
-                    f"negative or not finite; weights must be at least 0."
-                )
-            weight = weight * factors
+            weight = weight * weights_by_class(self.class_weight, y)
         if not weight.any():
             raise ValueError(
                 "sample_weight and class_weight leave every row a weight of zero; each "

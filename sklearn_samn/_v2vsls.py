@@ -6,7 +6,6 @@ import numpy as np
 from imblearn.over_sampling.base import BaseOverSampler
 from imblearn.utils import check_target_type
 from scipy import sparse
-from sklearn.utils import compute_sample_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from . import _neighbors, _training
@@ -16,6 +15,7 @@ from ._base import (
     unchanged_on_failure,
     validate_finite,
     warn_user,
+    weights_by_class,
 )
 from .modules import NeighborSequenceLoss, Seq2SeqNetwork
 
@@ -71,6 +71,9 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         Dropout on the context and the decoder's states.
     batch_norm : bool, default=True
         Batch normalisation of the input.
+    standardize : bool, default=True
+        Whether features are standardised inside, by mean and standard deviation after
+        far-out values were pulled in. False takes them as they are.
     class_weight : dict, "balanced" or None, default="balanced"
         Weight of each class in the loss, as in scikit-learn: "balanced" is inversely
         proportional to the class counts.
@@ -97,6 +100,9 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     n_iter_no_change : int, at least 1, default=10
         Epochs without a lower hold-out loss before training stops. Only used with early
         stopping.
+    warm_start : bool, default=False
+        Whether ``fit_resample`` continues from the weights of the call before, on data
+        of the same width and number of classes. The optimizer starts afresh.
     device : str, default="auto"
         "auto" is CUDA where there is one, else the CPU; or "cpu", "cuda", "cuda:1",
         "mps". Resolved in ``fit``. A fitted estimator loads on a machine without its
@@ -149,7 +155,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     Notes
     -----
     Synthetic rows stay within the range of each feature, and features that hold only
-    whole numbers get whole numbers. The features are standardised inside.
+    whole numbers get whole numbers.
 
     The published version is ``V2VSLS(neighbors_of="all", residual_scale=0.0,
     keep_ties=False, stop_when_exhausted=True, class_weight=None,
@@ -190,6 +196,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         hidden_size=64,
         dropout=0.2,
         batch_norm=True,
+        standardize=True,
         class_weight="balanced",
         max_epochs=10,
         lr=1e-2,
@@ -200,6 +207,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         early_stopping=False,
         validation_fraction=0.1,
         n_iter_no_change=10,
+        warm_start=False,
         device="auto",
         n_jobs=None,
         random_state=None,
@@ -221,6 +229,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         self.hidden_size = hidden_size
         self.dropout = dropout
         self.batch_norm = batch_norm
+        self.standardize = standardize
         self.class_weight = class_weight
         self.max_epochs = max_epochs
         self.lr = lr
@@ -231,6 +240,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
         self.device = device
         self.n_jobs = n_jobs
         self.random_state = random_state
@@ -254,7 +264,6 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "cell": [StrOptions({"lstm", "gru"})],
         "hidden_size": [Interval(Integral, 1, None, closed="left")],
-        "class_weight": [dict, StrOptions({"balanced"}), None],
         "n_jobs": [Integral, None],
     }
 
@@ -288,14 +297,16 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
 
     def _fit_resample(self, X, y):
         dense = X.toarray() if sparse.issparse(X) else X
-        for name in ("_net", "_weights", "n_iter_", "history_", "loss_curve_"):
-            vars(self).pop(name, None)
         self.classes_, codes = np.unique(y, return_inverse=True)
         wanted = {
             int(np.searchsorted(self.classes_, label)): n_new
             for label, n_new in self.sampling_strategy_.items()
             if n_new > 0
         }
+        if not wanted:
+            # What a call before this one learned is not this one's.
+            for name in ("_net", "_weights", "n_iter_", "history_", "loss_curve_"):
+                vars(self).pop(name, None)
         made = self._generate(dense, codes, wanted) if wanted else []
         parts = [np.empty((0, dense.shape[1])), *(rows for rows, *_ in made)]
         new = np.concatenate(parts).astype(X.dtype)
@@ -307,7 +318,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         ]
         y_new = np.concatenate([y, *labels]).astype(y.dtype)
         if sparse.issparse(X):
-            return sparse.vstack([X, type(X)(new)], format=X.format), y_new
+            # Older releases of SciPy stack sparse arrays to a sparse matrix.
+            return type(X)(sparse.vstack([X, type(X)(new)], format=X.format)), y_new
         return np.concatenate([X, new]), y_new
 
     def _generate(self, X, codes, wanted):
@@ -315,7 +327,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         seed = self._seed()
         rng = np.random.default_rng(seed)
         self._warn_of_small_classes(codes, wanted)
-        table = _Table(X)
+        table = _Table(X, self.standardize)
         rows, sequences = self._sequences(table.seen, codes, wanted, rng)
         self._fit_network(table.seen, codes, rows, sequences, seed, rng)
         return [
@@ -373,9 +385,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             )
         weight = np.ones(len(rows))
         if self.class_weight is not None:
-            weight = compute_sample_weight(
-                self.class_weight, self.classes_[codes[rows]]
-            )
+            weight = weights_by_class(self.class_weight, self.classes_[codes[rows]])
             weight = weight / weight[train].mean()
         self._module_args = {
             "n_features": Z.shape[1],
@@ -391,6 +401,9 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             alpha=self.alpha, lam=self.lam, vector_reduction=self.vector_reduction
         )
         z, y = self._tensor(Z, device), self._tensor(codes, device)
+        warm = self.warm_start and hasattr(self, "net_")
+        past = self.history_ if warm else ()
+        weights = _training.weights_to_numpy(self.net_) if warm else None
         with _training.reproducible(seed, device):
             datasets = [
                 None
@@ -402,9 +415,11 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
                 )
                 for part in (train, valid)
             ]
-            module = self._module_class(**self._module_args).to(device)
-            net = self._train(module, criterion, *datasets, device)
-        self._keep(net)
+            module = self._module_class(**self._module_args)
+            if warm:
+                self._load_previous(module, weights)
+            net = self._train(module.to(device), criterion, *datasets, device)
+        self._keep(net, past)
 
     def _dataset(self, z, y, rows, weight, sequences):
         def batch(index):
@@ -475,8 +490,15 @@ class _Table:
     rest of its column.
     """
 
-    def __init__(self, X):
+    def __init__(self, X, standardize):
         self.X = X.astype(float)
+        self.low, self.high = self.X.min(axis=0), self.X.max(axis=0)
+        self.whole = (self.X == np.rint(self.X)).all(axis=0)
+        self.mean, self.std, self.seen = 0.0, 1.0, self.X.astype(np.float32)
+        if standardize:
+            self._standardize()
+
+    def _standardize(self):
         low, high = np.quantile(self.X, [0.01, 0.99], axis=0)
         reach = 3 * (high - low)
         near = np.clip(self.X, low - reach, high + reach)
@@ -485,8 +507,6 @@ class _Table:
         self.mean, self.std = near.mean(axis=0), near.std(axis=0)
         self.std[self.std == 0] = 1.0
         self.seen = ((near - self.mean) / self.std).astype(np.float32)
-        self.low, self.high = self.X.min(axis=0), self.X.max(axis=0)
-        self.whole = (self.X == np.rint(self.X)).all(axis=0)
 
     def standardized(self, rows):
         """Rows by index, standardised, far-out values as they are."""

@@ -1289,3 +1289,32 @@ def test_nothing_to_do_the_second_time():
     sampler.fit_resample(*separable())
     for name in ("net_", "n_iter_", "loss_curve_", "history_"):
         assert not hasattr(sampler, name), name
+
+
+def test_the_sampler_continues_with_warm_start():
+    X, y = imbalanced()
+    sampler = clone(SAMPLER).set_params(warm_start=True)
+    sampler.fit_resample(X, y)
+    first = sampler.loss_curve_
+    sampler.fit_resample(X, y)
+    assert sampler.n_iter_ == 2 * len(first)
+    # The second call begins where the first one ended, not at the start.
+    assert sampler.loss_curve_[len(first)] < first[0]
+    sampler.set_params(hidden_size=8)
+    with pytest.raises(ValueError, match="warm_start=False"):
+        sampler.fit_resample(X, y)
+
+
+def test_the_sampler_standardises_unless_told_not_to():
+    X, y = imbalanced()
+    X = X + 0.3  # no whole numbers, which are rounded in their own units
+    scaled = clone(SAMPLER)
+    raw = clone(SAMPLER).set_params(standardize=False)
+    shift, scale = np.array([100.0]), np.array([8.0])
+    moved = shift + scale * X
+    expected, _ = scaled.fit_resample(X, y)
+    new, _ = scaled.fit_resample(moved, y)
+    assert_allclose(new, shift + scale * expected, rtol=1e-3)
+    expected, _ = raw.fit_resample(X, y)
+    new, _ = raw.fit_resample(moved, y)
+    assert not np.allclose(new, shift + scale * expected, rtol=1e-3)
