@@ -11,6 +11,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import cloudpickle
 import joblib
 import numpy as np
 import pytest
@@ -28,11 +29,6 @@ from sklearn_samn import (
     MemNetKNNClassifier,
     SAMNClassifier,
 )
-
-try:
-    import cloudpickle  # joblib 1.6 depends on it
-except ImportError:  # and those before hold it
-    from joblib.externals import cloudpickle
 
 FORMATS = ["pickle", "joblib", "cloudpickle", "skops"]
 CLASSIFIERS = {
