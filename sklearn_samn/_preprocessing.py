@@ -4,8 +4,8 @@ import numpy as np
 
 # Scaled values end up between -CLIP and CLIP.
 CLIP = 3.0
-# A scaled value that is as good as infinite, and fits into float32.
-FAR_OUT = 1e30
+# A scaled value that is as good as infinite, and whose square fits into float32.
+FAR_OUT = 1e15
 
 
 def robust_statistics(X):
@@ -77,10 +77,13 @@ def robust_clip(X, statistics, dtype):
     center, scale = statistics
     with np.errstate(over="ignore"):
         # Centre before the cast: a timestamp has no digits to lose in float32.
-        Z = np.clip((X - center) / scale, -FAR_OUT, FAR_OUT)
-    Z = Z.astype(dtype, order="C", copy=False)
-    # The hypotenuse, unlike a square, does not overflow.
-    Z /= np.hypot(1, Z / CLIP)
+        Z = X - center
+        Z /= scale
+        Z = Z.astype(dtype, order="C", copy=False)
+    np.clip(Z, -FAR_OUT, FAR_OUT, out=Z)
+    root = np.square(Z / CLIP)
+    root += 1
+    Z /= np.sqrt(root, out=root)
     return Z
 
 

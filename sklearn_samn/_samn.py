@@ -319,8 +319,13 @@ class SAMNClassifier(BaseNeuralClassifier):
         x, y, weight = (self._tensor(a[rows], device) for a in (Z, y, weight))
 
         def batch(index):
-            target = {"y": y[index], "weight": weight[index]}
-            return {"x": x[index], **(target if labels else {})}, target
+            # index_select takes half the time of x[index].
+            target = {
+                "y": y.index_select(0, index),
+                "weight": weight.index_select(0, index),
+            }
+            rows = {"x": x.index_select(0, index)}
+            return {**rows, **(target if labels else {})}, target
 
         return _training.BatchDataset(len(rows), batch)
 

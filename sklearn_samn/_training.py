@@ -3,6 +3,7 @@
 import math
 import threading
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 
@@ -210,6 +211,10 @@ class Net(NeuralNet):
     def infer(self, x, **fit_params):
         """The module's output; the tensors are on the device already."""
         return self.module_(**x)
+
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        """The criterion; the tensors are on the device already."""
+        return self.criterion_(y_pred, y_true)
 
     def _set_training(self, training=True):
         # skorch sets the mode before each batch; the walk over the modules costs as
@@ -442,11 +447,16 @@ def predict_batches(function, make_inputs, n_rows, batch_size=4096):
     ndarray, or tuple of ndarray and None
         The results, batches joined.
     """
-    with one_thread(), torch.inference_mode():
-        parts = [
-            function(make_inputs(slice(start, start + batch_size)))
-            for start in range(0, n_rows, batch_size)
-        ]
+    n_threads = torch.get_num_threads()
+
+    @torch.inference_mode()
+    def run(start):
+        return function(make_inputs(slice(start, start + batch_size)))
+
+    starts = range(0, n_rows, batch_size)
+    # A thread a batch, not threads within a batch: the same bits on any machine.
+    with one_thread(), ThreadPoolExecutor(min(n_threads, len(starts))) as pool:
+        parts = list(pool.map(run, starts))
     if isinstance(parts[0], tuple):
         return tuple(_join(part) for part in zip(*parts, strict=True))
     return _join(parts)

@@ -66,7 +66,7 @@ class SAMNLoss(nn.Module):
 
     def forward(self, output, target):
         y, weight = target["y"], target["weight"]
-        loss = (weight * self._classification(output.logits, y)).mean()
+        loss = weight.dot(self._classification(output.logits, y)) / len(y)
         if self.inner_weight:
             loss = loss + self.inner_weight * (weight * self._inner(output, y)).mean()
         if self.inter_weight:

@@ -158,7 +158,7 @@ class SAMN(nn.Module):
 
     def _logits(self, z, memory):
         if self.head == "linear":
-            return self.linear(z) + self.bias
+            return nn.functional.linear(z, self.linear.weight, self.bias)
         if self.head == "kernel":
             scores = kernel_scores(z, memory, **self.kernel)
         else:
