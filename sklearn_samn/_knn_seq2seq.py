@@ -95,8 +95,8 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         "mps". Resolved in ``fit``. A fitted estimator loads on a machine without its
         device and predicts there on the CPU, with a warning unless "auto".
     n_jobs : int or None, default=None
-        Processes of scikit-learn's neighbour search; None is one. torch uses one CPU
-        thread, so that results do not depend on the machine's cores.
+        Processes of scikit-learn's neighbour search; None is one. torch trains on one
+        CPU thread, so that results do not depend on the machine's cores.
     random_state : int, RandomState instance or None, default=None
         Seeds the initial weights, the order of the rows, dropout, the draws of subsets.
         With an int, the same call gives the same result to the bit on a CPU; global
