@@ -49,9 +49,8 @@ class SAMNClassifier(BaseNeuralClassifier):
     memory_gate : "learned" or float in (0, 1], default=0.05
         Share g of the batch in the gated update M_t = (1 - g) M_(t-1) + g P_t of the
         prototypes. "learned" is the paper's recurrent gate, a sigmoid layer; a number
-        is a fixed momentum, the default because a gate that learns favours the batch it
-        is judged on. 1 switches the memory off: the prototypes are those of the last
-        batch.
+        is a fixed momentum, the default because it classified better. 1 switches the
+        memory off: the prototypes are those of the last batch.
     head : {"distance", "kernel", "linear"}, default="distance"
         What scores a class: minus the squared distance to its nearest prototype, the
         kernel with it, or a linear layer (no prototypes, an ablation).
