@@ -124,10 +124,11 @@ def check_finite(X, estimator):
     names = getattr(estimator, "feature_names_in_", None)
     name = repr(str(names[column])) if names is not None else column
     estimator_name = type(estimator).__name__
+    library = "imblearn" if hasattr(estimator, "fit_resample") else "sklearn"
     raise ValueError(
         f"Input X contains {what} in column {name} (first in row {row}). "
         f"{estimator_name} does not accept missing values: put an imputer before it, "
-        f"as in make_pipeline(SimpleImputer(), {estimator_name}())"
+        f"as in {library}.pipeline.make_pipeline(SimpleImputer(), {estimator_name}())"
         + (", after replacing infinity by NaN." if what == "infinity" else ".")
     )
 
@@ -151,6 +152,7 @@ def validate_finite(estimator, X, y="no_validation", **params):
     X, or (X, y) where y is given
         Validated arrays.
     """
+    _check_no_dates(estimator, X)
     try:
         validated = validate_data(estimator, X, y, ensure_all_finite=False, **params)
         rows = validated[0] if isinstance(validated, tuple) else validated
@@ -163,6 +165,30 @@ def validate_finite(estimator, X, y="no_validation", **params):
         raise ValueError(_strings_message(estimator, X, error)) from error
     check_finite(rows, estimator)
     return validated
+
+
+def _check_no_dates(estimator, X):
+    """Raise a ValueError for dates, which scikit-learn would take for nanoseconds."""
+    columns = X.dtypes.items() if hasattr(X, "columns") else ()
+    for name, dtype in (*columns, (None, getattr(X, "dtype", None))):
+        if getattr(dtype, "kind", None) in ("m", "M"):
+            column = "" if name is None else f" in column {name!r}"
+            raise ValueError(
+                f"Input X holds dates or durations{column} (dtype {dtype}). "
+                f"{type(estimator).__name__} needs numbers: turn them into what counts "
+                f"about them, such as days since a date, the month or the weekday."
+            )
+
+
+def check_one_kind(y):
+    """Raise a ValueError for labels that have no order, such as 1 and "a"."""
+    y = np.asarray(y)
+    kinds = {type(label).__name__ for label in y.ravel()} if y.dtype == object else ()
+    if len(kinds) > 1 and "str" in kinds:
+        raise ValueError(
+            f"y mixes labels of the types {sorted(kinds)}; make them one, as in "
+            f"[str(label) for label in y]."
+        )
 
 
 def _strings_message(estimator, X, error):
@@ -396,6 +422,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         """What a new module should know of the data before training; nothing here."""
 
     def _validate_training_data(self, X, y, sample_weight, reset):
+        check_one_kind(y)
         X, y = validate_finite(self, X, y, reset=reset, dtype=FLOATS)
         check_classification_targets(y)
         weight = _check_sample_weight(
@@ -530,8 +557,8 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         if len(train) <= self.n_neighbors:
             raise ValueError(
                 f"Expected n_neighbors < n_samples_fit, but n_neighbors = "
-                f"{self.n_neighbors}, n_samples_fit = {len(train)}; lower n_neighbors "
-                f"or give more rows."
+                f"{self.n_neighbors}, n_samples_fit = {len(train)} (rows of positive "
+                f"weight, without a hold-out); lower n_neighbors or give more rows."
             )
         mass = np.bincount(position, weights=weight[train])
         # Built once, and only where something asks for it.

@@ -321,7 +321,7 @@ def train(
     ValueError
         If the loss or a weight is not finite.
     """
-    users = dict(skorch_params or {})
+    users = _check_skorch_params(skorch_params or {})
     params = {
         **_optimizer_params(optimizer, weight_decay, device, users),
         "lr": lr,
@@ -375,6 +375,23 @@ def wrap(module, device):
     return Net(
         module.eval(), torch.nn.Identity(), device=device, verbose=0
     ).initialize()
+
+
+def _check_skorch_params(users):
+    """The user's parameters of skorch, or a ValueError that says which cannot be."""
+    ours = sorted({"module", "criterion"} & {name.split("__")[0] for name in users})
+    if ours:
+        raise ValueError(
+            f"skorch_params={users!r} holds {ours}, which the estimator itself makes; "
+            f"leave them out."
+        )
+    callbacks = users.get("callbacks") or []
+    if not isinstance(callbacks, (list, tuple)):
+        raise ValueError(
+            f"skorch_params={users!r}: callbacks must be a list of skorch callbacks or "
+            f"None."
+        )
+    return users
 
 
 def _layout(optimizer):

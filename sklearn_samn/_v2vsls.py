@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from . import _neighbors, _training
 from ._base import (
     NeuralMixin,
+    check_one_kind,
     stratified_holdout,
     unchanged_on_failure,
     validate_finite,
@@ -292,6 +293,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         y_resampled : ndarray of shape (n_samples_new,)
             Their labels.
         """
+        check_one_kind(y)
         with unchanged_on_failure(self):
             return super().fit_resample(X, y, **params)
 

@@ -83,9 +83,10 @@ def test_missing_and_infinite_values(estimator, value, what):
     X, y = data()
     X[7, 2] = value
     name = type(estimator).__name__
+    library = "imblearn" if estimator is SAMPLER else "sklearn"
     match = (
         rf"Input X contains {what} in column 2 \(first in row 7\)\. {name} does not .*"
-        rf"make_pipeline\(SimpleImputer\(\), {name}\(\)\)"
+        rf"{library}\.pipeline\.make_pipeline\(SimpleImputer\(\), {name}\(\)\)"
     )
     refused(estimator, X, y, match)
     frame = pd.DataFrame(X, columns=["a", "b", "income", "d"])
@@ -243,7 +244,7 @@ def test_too_few_rows_for_the_neighbours(estimator):
     X, y = data()
     rows = [0, 1, 2]
     X, y = X[rows], np.array([0, 1, 0])
-    match = "n_neighbors < n_samples_fit, but n_neighbors = 3, n_samples_fit = 3; lower"
+    match = "n_neighbors < n_samples_fit, but n_neighbors = 3, n_samples_fit = 3 "
     refused(estimator, X, y, match)
     model = clone(estimator).set_params(n_neighbors=2).fit(X, y)
     assert model.predict_proba(X).shape == (3, 2)
@@ -824,6 +825,52 @@ def test_unknown_skorch_parameter(estimator):
     X, y = data()
     model = clone(estimator).set_params(skorch_params={"call_backs": []})
     refused(model, X, y, "call_backs", error=(TypeError, ValueError))
+
+
+@every_estimator
+@pytest.mark.parametrize(
+    ("skorch_params", "match"),
+    [
+        ({"module": torch.nn.Identity}, r"holds \['module'\]"),
+        ({"criterion": torch.nn.NLLLoss, "lr": 1}, r"holds \['criterion'\]"),
+        ({"criterion__reduction": "sum"}, r"holds \['criterion'\]"),
+        ({"callbacks": "disable"}, "callbacks must be a list"),
+    ],
+)
+def test_skorch_parameters_that_the_estimator_sets(estimator, skorch_params, match):
+    X, y = data()
+    refused(clone(estimator).set_params(skorch_params=skorch_params), X, y, match)
+
+
+@every_estimator
+def test_dates_are_refused(estimator):
+    X, y = data()
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    days = pd.date_range("2024-01-01", periods=len(y))
+    match = r"dates or durations in column 'c' \(dtype {}.*days since a date"
+    refused(estimator, frame.assign(c=days), y, match.format("datetime64"))
+    zoned = frame.assign(c=days.tz_localize("UTC"))
+    refused(estimator, zoned, y, match.format("datetime64"))
+    refused(estimator, frame.assign(c=days - days[0]), y, match.format("timedelta64"))
+    array = np.repeat(days.to_numpy()[:, None], 2, axis=1)
+    refused(estimator, array, y, r"dates or durations \(dtype datetime64")
+
+
+@each_classifier
+def test_dates_are_refused_in_predict(estimator):
+    X, y = data()
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    model = clone(estimator).fit(frame, y)
+    frame["b"] = pd.Timestamp("2024-01-01")
+    with pytest.raises(ValueError, match="dates or durations in column 'b'"):
+        model.predict(frame)
+
+
+@every_estimator
+def test_labels_of_several_types(estimator):
+    X, _ = data()
+    for y in (np.array(["a", 1] * 45, dtype=object), pd.Series([1, "a"] * 45)):
+        refused(estimator, X, y, r"y mixes labels of the types \['int', 'str'\]")
 
 
 def test_searches_that_hold_too_few_rows():
