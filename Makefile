@@ -8,7 +8,8 @@ VENV ?= .venv
 # needs none of the CUDA packages, which are several gigabytes.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-oldest lint doc bench-engine clean
+.PHONY: demo test test-oldest lint doc clean
+.PHONY: bench-engine bench-classifiers bench-samn-cost reproduce-samn
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -34,6 +35,20 @@ doc: $(VENV)/.doc
 
 bench-engine: $(VENV)/.benchmarks
 	$(VENV)/bin/python benchmarks/bench_engine.py
+
+# These three need the folder of data sets: make bench-classifiers DATA_DIR=...
+# A rerun goes on from the rows in benchmarks/results.
+DATA_DIR ?= ../shared/data
+N_JOBS ?= 1
+
+bench-classifiers: $(VENV)/.benchmarks
+	$(VENV)/bin/python benchmarks/bench_classifiers.py --data-dir $(DATA_DIR) --n-jobs $(N_JOBS)
+
+bench-samn-cost: $(VENV)/.benchmarks
+	$(VENV)/bin/python benchmarks/bench_samn_cost.py --data-dir $(DATA_DIR)
+
+reproduce-samn: $(VENV)/.benchmarks
+	$(VENV)/bin/python benchmarks/reproduce_samn.py --data-dir $(DATA_DIR) --n-jobs $(N_JOBS) --runtime
 
 # Everything that the targets above leave behind.
 clean:

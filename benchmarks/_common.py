@@ -136,8 +136,11 @@ samn_columns = raw if SAMN_TAKES_CATEGORIES else scaled
 
 
 def make_samn(categorical, seed, **parameters):
-    """An unfitted SAMNClassifier for what ``samn_columns`` returns."""
-    if SAMN_TAKES_CATEGORIES and categorical.any():
+    """An unfitted SAMNClassifier for what ``samn_columns`` returns.
+
+    ``categorical`` is the mask of categorical columns, None where all are numbers.
+    """
+    if SAMN_TAKES_CATEGORIES and categorical is not None:
         parameters["categorical_features"] = categorical
     return SAMNClassifier(**{"device": "cpu", "random_state": seed, **parameters})
 
@@ -163,7 +166,8 @@ def one_thread():
 @functools.cache
 def warm_up():
     """The first fit of a process, which loads parts of torch, is not for the clock."""
-    make_samn(np.zeros(1, bool), 0, max_epochs=1).fit([[0.0], [1.0]] * 9, [0, 1] * 9)
+    X, y = [[0.0], [1.0]] * 9, [0, 1] * 9
+    make_samn(None, 0, max_epochs=1).fit(X, y).predict(X)
 
 
 def timed(function, *args):
@@ -262,20 +266,20 @@ def run_tasks(path, tasks, function, n_jobs):
 def set_means(frame, metric):
     """Means over the seeds, a row a set, a column a model; complete sets only."""
     means = frame.groupby(["data_set", "model"], sort=False, observed=True)[metric]
-    return means.mean().unstack().dropna()
+    return means.mean().unstack().dropna().round(9)
 
 
 def set_ranks(table, metric):
     """Ranks of the models on each set, 1 the best, ties shared."""
     sign = 1 if metric in LOWER_IS_BETTER else -1
-    ranks = rankdata(sign * table.round(9).to_numpy(), axis=1)
+    ranks = rankdata(sign * table.to_numpy(), axis=1)
     return pd.DataFrame(ranks, index=table.index, columns=table.columns)
 
 
 def count_wins(table, metric):
     """Sets on which a model is best or shares the best place."""
-    best = table.round(9).T.agg("min" if metric in LOWER_IS_BETTER else "max")
-    return table.round(9).eq(best, axis=0).sum()
+    best = table.T.agg("min" if metric in LOWER_IS_BETTER else "max")
+    return table.eq(best, axis=0).sum()
 
 
 def versus(table, metric, ours):
