@@ -11,6 +11,7 @@ alone for trees; categories are one-hot, but HistGradientBoostingClassifier, and
 SAMNClassifier where it can, takes them as they are. SVC's probabilities are those of
 CalibratedClassifierCV(SVC(), ensemble=False); its accuracy, F1 and seconds are of the
 plain SVC. Beside SAMN as it comes: the paper's version, and the network without memory.
+--slow adds RealMLP and TabM of pytabkit (pip install "pytabkit[models]").
 
 The defaults of SAMNClassifier were chosen on CHOSEN_ON, not on HELD_OUT. Some sets of
 HELD_OUT hold rows of a set of CHOSEN_ON in another form (SHARE_ROWS), so the report
