@@ -1,21 +1,27 @@
 """Pure torch building blocks: no scikit-learn, no skorch, no numpy."""
 
-from .attention import SampleAttention, kernel_scores
-from .embedding import FeatureExtractor
+from .attention import SampleAttention, kernel_scores, read_memory
+from .embedding import FeatureExtractor, MemberLinear, PeriodicEmbedding
 from .losses import NeighborSequenceLoss, SAMNLoss
 from .memnet import MemoryNetwork
-from .memory import PrototypeMemory
+from .memory import PrototypeMemory, SampleMemory
 from .samn import SAMN
+from .sample_network import SampleNetwork
 from .seq2seq import Seq2SeqNetwork
 
 __all__ = [
     "SAMN",
     "FeatureExtractor",
+    "MemberLinear",
     "MemoryNetwork",
     "NeighborSequenceLoss",
+    "PeriodicEmbedding",
     "PrototypeMemory",
     "SAMNLoss",
     "SampleAttention",
+    "SampleMemory",
+    "SampleNetwork",
     "Seq2SeqNetwork",
     "kernel_scores",
+    "read_memory",
 ]

@@ -5,22 +5,25 @@ import math
 import torch
 from torch import nn
 
+# Keeps the gradient of a distance of zero finite.
+TINY = 1e-12
+
 
 def kernel_scores(queries, keys, *, kernel="linear", degree=3, coef0=1.0):
     r"""Similarity of each query to each key by a kernel of the SVM family.
 
     With h the width of a row and <q, k> / sqrt(h) the scaled inner product s:
     "linear" is s, "poly" (s + coef0)^degree, "sigmoid" tanh(s + coef0), and
-    "rbf" the exponent -\|q - k\|^2 / sqrt(h): softmax over it weights each key by
-    its Gaussian kernel.
+    "rbf" the exponent -\|q - k\|^2 / sqrt(h) and "exponential" -\|q - k\|: softmax
+    over it weights each key by its Gaussian or its exponential kernel.
 
     Parameters
     ----------
-    queries : Tensor of shape (n_queries, h)
+    queries : Tensor of shape (..., n_queries, h)
         Rows that look.
-    keys : Tensor of shape (n_keys, h)
+    keys : Tensor of shape (..., n_keys, h)
         Rows that are looked at.
-    kernel : {"linear", "poly", "rbf", "sigmoid"}, default="linear"
+    kernel : {"linear", "poly", "rbf", "sigmoid", "exponential"}, default="linear"
         Kernel, in the spelling of :class:`sklearn.svm.SVC`.
     degree : int, default=3
         Degree of the polynomial.
@@ -29,7 +32,7 @@ def kernel_scores(queries, keys, *, kernel="linear", degree=3, coef0=1.0):
 
     Returns
     -------
-    Tensor of shape (n_queries, n_keys)
+    Tensor of shape (..., n_queries, n_keys)
         The scores, unbounded but for "sigmoid".
 
     Examples
@@ -41,15 +44,100 @@ def kernel_scores(queries, keys, *, kernel="linear", degree=3, coef0=1.0):
     tensor([[-0.0000, -3.5355],
             [-3.5355, -0.0000]])
     """
-    scale = 1 / math.sqrt(queries.shape[1])
+    if kernel == "exponential":
+        return -(squared_distances(queries, keys) + TINY).sqrt()
+    scale = 1 / math.sqrt(queries.shape[-1])
     if kernel == "rbf":
         return -scale * squared_distances(queries, keys)
-    scores = scale * queries @ keys.T
+    scores = scale * queries @ keys.mT
     if kernel == "poly":
         return (scores + coef0) ** degree
     if kernel == "sigmoid":
         return torch.tanh(scores + coef0)
     return scores
+
+
+def read_memory(queries, keys, labels, bias, scale, *, kernel="exponential", **params):
+    """Attention over a memory: the labels and the keys that each query finds there.
+
+    The weights are the softmax of ``scale`` times the kernel scores plus ``bias``. No
+    gradient flows into the memory.
+
+    Parameters
+    ----------
+    queries : Tensor of shape (n_members, n_queries, h)
+        Rows that look.
+    keys : Tensor of shape (n_members, n_keys, h)
+        The memory.
+    labels : Tensor of shape (n_keys, n_classes)
+        Classes of the entries, one-hot.
+    bias : Tensor of shape (n_keys,)
+        Added to the scores; an entry of minus infinity is not seen.
+    scale : Tensor of shape (n_members, 1, 1)
+        Inverse temperature of each member.
+    kernel : str, default="exponential"
+        Of :func:`kernel_scores`, as are ``params``.
+
+    Returns
+    -------
+    mass : Tensor of shape (n_members, n_queries, n_classes)
+        The weight that falls on each class. Zeros where no entry is seen.
+    read : Tensor of shape (n_members, n_queries, h)
+        The weighted mean of the keys.
+
+    Examples
+    --------
+    >>> import torch
+    >>> keys, labels = torch.tensor([[[0.0], [1.0], [5.0]]]), torch.eye(3)
+    >>> bias, scale = torch.tensor([0.0, 0.0, -torch.inf]), torch.ones(1, 1, 1)
+    >>> mass, read = read_memory(torch.zeros(1, 1, 1), keys, labels, bias, scale)
+    >>> mass.round(decimals=3), read.round(decimals=3)
+    (tensor([[[0.7310, 0.2690, 0.0000]]]), tensor([[[0.2690]]]))
+    """
+    if kernel == "exponential":
+        return _ExponentialRead.apply(queries, keys, labels, bias, scale)
+    weights = _softmax(
+        scale * kernel_scores(queries, keys, kernel=kernel, **params), bias
+    )
+    return weights @ labels, weights @ keys
+
+
+def _softmax(scores, bias):
+    """Weights of the entries that are seen; zeros where there is none."""
+    seen = bias > -torch.inf
+    # A finite lowest score: a softmax over -inf alone would be NaN.
+    bias = bias.clamp_min(torch.finfo(bias.dtype).min / 2)
+    return (scores + bias).softmax(-1) * seen.any()
+
+
+class _ExponentialRead(torch.autograd.Function):
+    """:func:`read_memory` for the exponential kernel.
+
+    The gradient is written out because that halves the time of a training step:
+    autograd would keep and walk twice as many matrices of n_queries by n_keys.
+    """
+
+    @staticmethod
+    def forward(ctx, queries, keys, labels, bias, scale):
+        distances = kernel_scores(queries, keys, kernel="exponential").neg_()
+        weights = _softmax(-scale * distances, bias)
+        mass, read = weights @ labels, weights @ keys
+        ctx.save_for_backward(
+            queries, keys, labels, scale, distances, weights, mass, read
+        )
+        return mass, read
+
+    @staticmethod
+    def backward(ctx, grad_mass, grad_read):
+        queries, keys, labels, scale, distances, weights, mass, read = ctx.saved_tensors
+        # Of the scores: w_j (g_j - sum_i w_i g_i), with g the gradient of the weights.
+        mean = (grad_mass * mass).sum(2, True) + (grad_read * read).sum(2, True)
+        grad = torch.baddbmm(grad_mass @ labels.T, grad_read, keys.mT)
+        grad.sub_(mean).mul_(weights)
+        grad_scale = -(grad * distances).sum((1, 2), keepdim=True)
+        grad.div_(distances)
+        grad_queries = grad.sum(2, True) * queries - grad @ keys
+        return -scale * grad_queries, None, None, None, grad_scale
 
 
 def squared_distances(a, b):
@@ -61,9 +149,9 @@ def squared_distances(a, b):
     >>> squared_distances(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
     tensor([[25.]])
     """
-    norms = a.square().sum(1, keepdim=True) + b.square().sum(1)
+    norms = a.square().sum(-1, keepdim=True) + b.square().sum(-1).unsqueeze(-2)
     # Rounding can push the distance of two equal rows a hair below zero.
-    return (norms - 2 * a @ b.T).clamp_min(0)
+    return (norms - 2 * a @ b.mT).clamp_min(0)
 
 
 class SampleAttention(nn.Module):

@@ -1,4 +1,4 @@
-"""The memory block: class prototypes that outlive a batch."""
+"""The memory block: class prototypes or stored samples that outlive a batch."""
 
 import torch
 from torch import nn
@@ -105,3 +105,124 @@ class PrototypeMemory(nn.Module):
         if isinstance(g, nn.Module):
             g = torch.sigmoid(g(torch.cat([self.entries, means], dim=1)))
         return (1 - g) * self.entries + g * means
+
+
+class SampleMemory(nn.Module):
+    """Stored samples: training rows as they were embedded when last visited.
+
+    An entry is the detached embedding of one row, with its class, its weight and the
+    number of the row. Where there is a place for every row, each keeps its own; else a
+    row that is visited takes the place of the oldest entry.
+
+    Parameters
+    ----------
+    n_classes : int
+        Number of classes.
+    n_features : int
+        Width h of an entry.
+    size : int
+        Number of entries.
+    n_members : int, default=1
+        Networks that embed each row, see :class:`SampleNetwork`.
+
+    Attributes
+    ----------
+    entries : Tensor of shape (n_members, size, n_features)
+        The embeddings.
+    classes : Tensor of shape (size,)
+        The class of each entry.
+    log_weight : Tensor of shape (size,)
+        The logarithm of the weight of its row: a row of weight 2 is read as two rows.
+    rows : Tensor of shape (size,)
+        The number of its row; -1 where nothing is stored.
+
+    Notes
+    -----
+    **Shape**
+
+    - z: (n_members, n_samples, n_features), y, weight and row: (n_samples,)
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_samn.modules import SampleMemory
+    >>> memory = SampleMemory(n_classes=2, n_features=1, size=3)
+    >>> memory.start(n_rows=4)
+    >>> for row in range(4):
+    ...     at = torch.tensor([row])
+    ...     memory.write(torch.full((1, 1, 1), row + 0.5), at % 2, torch.ones(1), at)
+    >>> memory.rows.tolist(), memory.entries.flatten().tolist()
+    ([3, 1, 2], [3.5, 1.5, 2.5])
+    >>> memory.bias(torch.tensor([1])).tolist()
+    [0.0, -inf, 0.0]
+    """
+
+    def __init__(self, n_classes, n_features, size, *, n_members=1):
+        super().__init__()
+        self.n_classes = n_classes
+        self.register_buffer("entries", torch.zeros(n_members, size, n_features))
+        self.register_buffer("classes", torch.zeros(size, dtype=torch.long))
+        self.register_buffer("log_weight", torch.zeros(size))
+        self.register_buffer("rows", torch.full((size,), -1))
+        # The place that is written next, where not every row has its own.
+        self.register_buffer("next", torch.zeros((), dtype=torch.long))
+        # Where each row of the training set is stored; -1 is nowhere.
+        self.register_buffer(
+            "places", torch.empty(0, dtype=torch.long), persistent=False
+        )
+        self.first = 0
+
+    def start(self, n_rows, first=0):
+        """Make ready for training on the rows numbered from ``first`` on."""
+        self.first = first
+        self.places = torch.full((n_rows,), -1, device=self.rows.device)
+
+    def labels(self):
+        """The class of each entry, one-hot, (size, n_classes)."""
+        one_hot = nn.functional.one_hot(self.classes, self.n_classes)
+        return one_hot.to(self.entries.dtype)
+
+    def bias(self, row=None):
+        """What is added to the scores of the entries, (size,).
+
+        The logarithm of the weight; minus infinity for a place that holds nothing and
+        for the rows of the batch, so that none of them sees itself.
+        """
+        bias = self.log_weight.masked_fill(self.rows < 0, -torch.inf)
+        if row is not None:
+            places = self.places[row - self.first]
+            bias[places[places >= 0]] = -torch.inf
+        return bias
+
+    @torch.no_grad()
+    def write(self, z, y, weight, row):
+        """Store the rows of a batch, detached."""
+        size = len(self.rows)
+        if self.first == 0 and len(self.places) <= size:
+            place = row
+            self.next.fill_(len(self.places) % size)
+        else:
+            # Of a batch larger than the memory the last rows stay.
+            z, y, weight, row = z[:, -size:], y[-size:], weight[-size:], row[-size:]
+            place = (self.next + torch.arange(len(row), device=row.device)) % size
+            self.next += len(row)
+            self._forget(place, row)
+        self.places[row - self.first] = place
+        self.entries[:, place] = z.detach()
+        self.classes[place] = y
+        self.log_weight[place] = weight.log()
+        self.rows[place] = row
+
+    def _forget(self, place, row):
+        """Drop the entries that lie in the places, and older ones of the rows."""
+        evicted = self.rows[place]
+        self.places[evicted[evicted >= self.first] - self.first] = -1
+        stale = self.places[row - self.first]
+        self.rows[stale[stale >= 0]] = -1
+
+    @torch.no_grad()
+    def fill(self, z, y, weight, row):
+        """Hold these rows and no others, whatever the size before."""
+        self.entries, self.classes = z.detach(), y
+        self.log_weight, self.rows = weight.log().to(z.dtype), row
+        self.next.zero_()

@@ -1,0 +1,184 @@
+"""SAMN with stored samples as its memory, several networks side by side."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .attention import read_memory
+from .embedding import FeatureExtractor, MemberLinear, PeriodicEmbedding
+from .memory import SampleMemory
+
+# A class without any attention has this share of it.
+FLOOR = 1e-6
+
+
+class SampleOutput(NamedTuple):
+    """What :class:`SampleNetwork` returns.
+
+    Attributes
+    ----------
+    logits : Tensor of shape (n_members, n_samples, n_classes)
+        Class scores.
+    embedding : Tensor of shape (n_members, n_samples, n_reads * embedding_size)
+        Rows as the memory stores them.
+    """
+
+    logits: Tensor
+    embedding: Tensor
+
+
+class SampleNetwork(nn.Module):
+    """Feature extraction, sample attention over stored rows, two heads in one.
+
+    A batch walks: h = g(x); in each attention block a query z = h W_q looks at the
+    stored z of other rows, and what it finds, their mean and their classes, is added
+    to h; the score of a class is a linear layer of h plus a learned gate times the
+    logarithm of the attention that falls on the stored rows of the class. In training
+    the batch is then stored; a row never sees itself.
+
+    Parameters
+    ----------
+    n_features, n_classes : int
+        Sizes of the data.
+    memory_size : int
+        Rows stored.
+    n_members : int, default=1
+        Networks side by side, trained on the same batches; predictions are their mean.
+    n_numeric : int, default=0
+        Leading columns that get a :class:`PeriodicEmbedding`.
+    n_frequencies : int, default=16
+        Waves a column.
+    hidden_layer_sizes, activation, dropout, batch_norm
+        Of the :class:`FeatureExtractor`.
+    n_attention_blocks : int, default=1
+        Blocks that add to a row what it reads in the memory. With 0 the memory is read
+        by the head alone.
+    kernel, degree, coef0
+        Of the attention scores, see :func:`kernel_scores`.
+    embedding_size : int, default=64
+        Width of a query and of a stored row.
+    head : {"both", "distance", "kernel", "linear"}, default="both"
+        The linear layer and the memory, the memory alone (by the Gaussian kernel, or
+        by ``kernel``), or the linear layer alone.
+
+    Notes
+    -----
+    **Shape**
+
+    - x: (n_samples, n_features); in training also y, weight and row: (n_samples,)
+    - output: :class:`SampleOutput`
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_samn.modules import SampleNetwork
+    >>> network = SampleNetwork(4, 3, memory_size=6, n_members=2)
+    >>> network.memory.start(n_rows=6)
+    >>> x, y, row = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2]), torch.arange(6)
+    >>> network(x, y, torch.ones(6), row).logits.shape
+    torch.Size([2, 6, 3])
+    >>> network.eval().probabilities(x).shape
+    torch.Size([6, 3])
+    """
+
+    def __init__(
+        self,
+        n_features,
+        n_classes,
+        *,
+        memory_size,
+        n_members=1,
+        n_numeric=0,
+        n_frequencies=16,
+        hidden_layer_sizes=(128, 128),
+        activation="silu",
+        dropout=0.0,
+        batch_norm=False,
+        n_attention_blocks=1,
+        kernel="exponential",
+        degree=3,
+        coef0=1.0,
+        embedding_size=64,
+        head="both",
+    ):
+        super().__init__()
+        k = self.n_members = n_members
+        self.head = head
+        self.kernel = {"kernel": kernel, "degree": degree, "coef0": coef0}
+        if head == "distance":
+            self.kernel["kernel"] = "rbf"
+        layers = []
+        if n_numeric and n_frequencies:
+            waves = PeriodicEmbedding(k, n_numeric, n_frequencies=n_frequencies)
+            n_features += n_numeric * 3
+            layers.append(waves)
+        layers.append(
+            FeatureExtractor(
+                n_features,
+                hidden_layer_sizes,
+                activation=activation,
+                dropout=dropout,
+                batch_norm=batch_norm,
+                n_members=k,
+            )
+        )
+        self.extract = nn.Sequential(*layers)
+        h, z = layers[-1].out_features, embedding_size
+        n_reads = n_attention_blocks or int(head != "linear")
+        self.queries = nn.ModuleList(MemberLinear(k, h, z) for _ in range(n_reads))
+        self.values = nn.ModuleList(
+            MemberLinear(k, z + n_classes, h) for _ in range(n_attention_blocks)
+        )
+        self.temperature = nn.Parameter(torch.full((n_reads, k, 1, 1), 0.54))
+        self.memory = SampleMemory(
+            n_classes, n_reads * z, memory_size if n_reads else 0, n_members=k
+        )
+        self.linear = MemberLinear(k, h, n_classes, bias=False)
+        self.bias = nn.Parameter(torch.zeros(n_classes))
+        self.gate = nn.Parameter(torch.full((k, 1, 1), -1.0))
+
+    def set_prior(self, prior):
+        """Start from the class shares (n_classes,), as Bayes' rule has it."""
+        with torch.no_grad():
+            self.bias.copy_(prior.log())
+
+    def forward(self, x, y=None, weight=None, row=None):
+        h, z, mass = self._walk(x, self.memory.bias(row))
+        if y is not None and self.queries:
+            self.memory.write(z, y, weight, row)
+        return SampleOutput(self._logits(h, mass), z)
+
+    def probabilities(self, x):
+        """Class probabilities, the mean of the members', (n_samples, n_classes)."""
+        return self(x).logits.softmax(2).mean(0)
+
+    def embed(self, x):
+        """Rows as the memory stores them, (n_members, n_samples, width of an entry)."""
+        return self._walk(x, self.memory.bias())[1]
+
+    def attend(self, x):
+        """Weights of the last look at the memory, (n_samples, size), and distances."""
+        raise NotImplementedError
+
+    def _walk(self, x, bias):
+        h = self.extract(x.expand(self.n_members, *x.shape))
+        labels = self.memory.labels()
+        keys = self.memory.entries.chunk(max(len(self.queries), 1), dim=2)
+        found, mass = [], None
+        for i, query in enumerate(self.queries):
+            z = query(h)
+            scale = nn.functional.softplus(self.temperature[i])
+            mass, read = read_memory(z, keys[i], labels, bias, scale, **self.kernel)
+            found.append(z)
+            if i < len(self.values):
+                h = h + self.values[i](torch.cat([read - z, mass], dim=2))
+        return h, torch.cat(found, dim=2) if found else None, mass
+
+    def _logits(self, h, mass):
+        logits = self.bias
+        if self.head in ("both", "linear"):
+            logits = logits + self.linear(h)
+        if self.head != "linear":
+            logits = logits + nn.functional.softplus(self.gate) * (mass + FLOOR).log()
+        return logits
