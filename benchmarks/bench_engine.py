@@ -60,7 +60,7 @@ def fit_bare(X, y, epochs):
     return module.eval()
 
 
-def fit_ours(X, y, epochs, standardize=False):
+def fit_ours(X, y, epochs, scaling=None):
     """The same network; like the others it takes the rows as they are."""
     return SAMNClassifier(
         hidden_layer_sizes=(128, 128),
@@ -78,14 +78,14 @@ def fit_ours(X, y, epochs, standardize=False):
         lr_schedule="constant",
         batch_size=BATCH_SIZE,
         max_epochs=epochs,
-        standardize=standardize,
+        scaling=scaling,
         device="cpu",
         random_state=0,
     ).fit(X, y)
 
 
 def fit_ours_standardized(X, y, epochs):
-    return fit_ours(X, y, epochs, standardize=True)
+    return fit_ours(X, y, epochs, scaling="robust")
 
 
 def fit_skorch(X, y, epochs):

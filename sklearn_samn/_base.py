@@ -11,7 +11,12 @@ import torch
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.exceptions import NotFittedError
-from sklearn.utils import check_random_state, compute_sample_weight
+from sklearn.utils import (
+    check_array,
+    check_random_state,
+    check_X_y,
+    compute_sample_weight,
+)
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
@@ -20,15 +25,13 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from . import _neighbors, _training
-from ._preprocessing import robust_clip, robust_statistics, undo_robust_clip
+from . import _neighbors, _preprocessing, _training
+from ._preprocessing import FLOATS
 from .modules import NeighborSequenceLoss
 from .modules.embedding import ACTIVATIONS
 
 # Whose frames lie between a warning and the line it is meant for.
 LIBRARIES = ("sklearn", "imblearn", "contextlib")
-
-FLOATS = [np.float64, np.float32]
 
 # Largest batch that batch_size="auto" takes.
 MAX_AUTO_BATCH_SIZE = 256
@@ -111,29 +114,49 @@ def stratified_holdout(y, rows, fraction, rng):
     return np.setdiff1d(rows, valid), np.sort(valid)
 
 
-def check_finite(X, estimator):
-    """Raise a ValueError that names the first column with NaN or infinity."""
+def check_finite(X, estimator, columns=None, *, allow_nan=False):
+    """Raise a ValueError that names the first column with NaN or infinity.
+
+    ``columns`` are the positions of X's columns in the whole table, by default all.
+    """
     if issparse(X):
         X = X.toarray()
     if X.dtype == object:
         X = X.astype(float)
-    if np.isfinite(X).all():
+    refused = np.isinf if allow_nan else _is_not_finite
+    if not refused(X).any():
         return
-    row, column = np.argwhere(~np.isfinite(X))[0]
+    row, column = np.argwhere(refused(X))[0]
     what = "NaN" if np.isnan(X[row, column]) else "infinity"
+    column = column if columns is None else columns[column]
     names = getattr(estimator, "feature_names_in_", None)
     name = repr(str(names[column])) if names is not None else column
-    estimator_name = type(estimator).__name__
-    library = "imblearn" if hasattr(estimator, "fit_resample") else "sklearn"
+    cure = _missing_values_message(estimator, what)
+    if allow_nan:
+        cure = (
+            f"{type(estimator).__name__} does not accept infinity: replace it, by NaN "
+            f"where the value is missing."
+        )
     raise ValueError(
-        f"Input X contains {what} in column {name} (first in row {row}). "
-        f"{estimator_name} does not accept missing values: put an imputer before it, "
-        f"as in {library}.pipeline.make_pipeline(SimpleImputer(), {estimator_name}())"
+        f"Input X contains {what} in column {name} (first in row {row}). {cure}"
+    )
+
+
+def _is_not_finite(X):
+    return ~np.isfinite(X)
+
+
+def _missing_values_message(estimator, what):
+    name = type(estimator).__name__
+    library = "imblearn" if hasattr(estimator, "fit_resample") else "sklearn"
+    return (
+        f"{name} does not accept missing values: put an imputer before it, "
+        f"as in {library}.pipeline.make_pipeline(SimpleImputer(), {name}())"
         + (", after replacing infinity by NaN." if what == "infinity" else ".")
     )
 
 
-def validate_finite(estimator, X, y="no_validation", **params):
+def validate_finite(estimator, X, y="no_validation", *, allow_nan=False, **params):
     """scikit-learn's ``validate_data``, with errors that name the column and a cure.
 
     Parameters
@@ -144,6 +167,8 @@ def validate_finite(estimator, X, y="no_validation", **params):
         Rows.
     y : array-like of shape (n_samples,), default="no_validation"
         Labels.
+    allow_nan : bool, default=False
+        Whether NaN may stand for missing values.
     **params
         Passed to :func:`sklearn.utils.validation.validate_data`.
 
@@ -153,25 +178,60 @@ def validate_finite(estimator, X, y="no_validation", **params):
         Validated arrays.
     """
     _check_no_dates(estimator, X)
-    try:
+    with _strings_named(estimator, X):
         validated = validate_data(estimator, X, y, ensure_all_finite=False, **params)
         rows = validated[0] if isinstance(validated, tuple) else validated
         if rows.dtype == object:
             # Columns of categories that scikit-learn took for numbers.
             rows.astype(float)
-    except ValueError as error:
-        if "could not convert string to float" not in str(error):
-            raise
-        raise ValueError(_strings_message(estimator, X, error)) from error
-    check_finite(rows, estimator)
+    check_finite(rows, estimator, allow_nan=allow_nan)
     return validated
+
+
+def validate_table(estimator, X, y="no_validation", *, reset):
+    """Check a table of which some columns are categories, by ``is_categorical_``.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Whose data it is.
+    X : array-like of shape (n_samples, n_features)
+        Rows.
+    y : array-like of shape (n_samples,), default="no_validation"
+        Labels.
+    reset : bool
+        Whether the number and the names of the features are to be learned.
+
+    Returns
+    -------
+    X, or (X, y) where y is given
+        X as it came, a list as an array; y validated.
+    """
+    X = _preprocessing.as_table(X)
+    _check_no_dates(estimator, X)
+    validate_data(estimator, X, y, reset=reset, skip_check_array=True)
+    numeric = np.flatnonzero(~estimator.is_categorical_)
+    numbers = _preprocessing.take_columns(X, numeric)
+    params = {
+        "dtype": FLOATS,
+        "ensure_all_finite": False,
+        "ensure_min_features": 0,
+        "estimator": estimator,
+    }
+    with _strings_named(estimator, numbers, numeric):
+        if isinstance(y, str) and y == "no_validation":
+            numbers = check_array(numbers, **params)
+        else:
+            numbers, y = check_X_y(numbers, y, **params)
+    check_finite(numbers, estimator, numeric, allow_nan=True)
+    return X if isinstance(y, str) else (X, y)
 
 
 def _check_no_dates(estimator, X):
     """Raise a ValueError for dates, which scikit-learn would take for nanoseconds."""
-    columns = X.dtypes.items() if hasattr(X, "columns") else ()
+    columns = _preprocessing.column_dtypes(X)
     for name, dtype in (*columns, (None, getattr(X, "dtype", None))):
-        if getattr(dtype, "kind", None) in ("m", "M"):
+        if _preprocessing.is_date(dtype):
             column = "" if name is None else f" in column {name!r}"
             raise ValueError(
                 f"Input X holds dates or durations{column} (dtype {dtype}). "
@@ -191,16 +251,41 @@ def check_one_kind(y):
         )
 
 
-def _strings_message(estimator, X, error):
-    column = ""
-    if hasattr(X, "items"):
-        strings = (name for name, values in X.items() if not _is_numeric(values))
-        column = f" in column {next(strings)!r}"
-    return (
-        f"Input X holds strings{column} ({error}). {type(estimator).__name__} needs "
-        f"numbers: put an encoder before it, such as OneHotEncoder in a "
+@contextmanager
+def _strings_named(estimator, X, columns=None):
+    """Turn the error of a string that is no number into one that names its column."""
+    try:
+        yield
+    except ValueError as error:
+        if "could not convert string to float" not in str(error):
+            raise
+        raise ValueError(_strings_message(estimator, X, columns, error)) from error
+
+
+def _strings_message(estimator, X, columns, error):
+    name = type(estimator).__name__
+    cure = (
+        f"{name} needs numbers: put an encoder before it, such as OneHotEncoder in a "
         f"ColumnTransformer."
     )
+    if hasattr(estimator, "categorical_features"):
+        cure = (
+            f"Say which columns are categories: categorical_features='auto' finds them "
+            f"in a DataFrame, else pass their indices to {name}."
+        )
+    column = _first_column_of_strings(X, columns)
+    return f"Input X holds strings in column {column} ({error}). {cure}"
+
+
+def _first_column_of_strings(X, columns):
+    if not hasattr(X, "columns"):
+        X = np.asarray(X, dtype=object)
+    n_features = X.shape[1]
+    values = (_preprocessing.take_columns(X, i) for i in range(n_features))
+    first = next((i for i, v in enumerate(values) if not _is_numeric(v)), 0)
+    if hasattr(X, "columns"):
+        return repr(X.columns[first])
+    return first if columns is None else columns[first]
 
 
 def _is_numeric(values):
@@ -232,7 +317,6 @@ class NeuralMixin:
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "standardize": ["boolean"],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "warm_start": ["boolean"],
         "device": [str],
@@ -345,15 +429,26 @@ class NeuralMixin:
 class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
     """Template of the classifiers: the same steps in the same order.
 
-    validate, scale, split off a hold-out, make the batches, train, keep. A subclass
-    gives ``_module_class``, ``_get_module_args``, ``_make_criterion``,
+    validate, preprocess, split off a hold-out, make the batches, train, keep. A
+    subclass gives ``_module_class``, ``_get_module_args``, ``_make_criterion``,
     ``_make_datasets`` and ``_probabilities``.
     """
 
     _parameter_constraints = {
         **NeuralMixin._parameter_constraints,
         "dtype": [StrOptions({"float32", "float64"})],
+        "categorical_features": [
+            "array-like",
+            StrOptions({"auto", "from_dtype"}),
+            None,
+        ],
+        "scaling": [StrOptions({"auto", "robust", "quantile"}), None],
     }
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None):
@@ -362,7 +457,8 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training rows, finite numbers.
+            Training rows: numbers, NaN where one is missing, and categories as
+            ``categorical_features`` says.
         y : array-like of shape (n_samples,)
             Class labels, at least two classes.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -387,20 +483,18 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         warm = self.warm_start and hasattr(self, "classes_")
         X, y, weight = self._validate_training_data(X, y, sample_weight, reset=not warm)
         self._set_classes(y[weight > 0], warm)
-        if not warm:
-            self._set_scaling(X[weight > 0])
         return self._fit_network(X, y, weight, warm=warm, holdout=self.early_stopping)
 
     def _fit_network(self, X, y, weight, *, warm, holdout, **changes):
-        """Scaled rows, batches, training: the second half of fit and partial_fit."""
+        """Preprocessing, batches, training: the second half of fit and partial_fit."""
         device = _training.resolve_device(self.device)
         seed = self._seed()
         rng = np.random.default_rng(seed)
         y = np.searchsorted(self.classes_, y)
+        Z = self._preprocess(X, y, weight > 0, None if warm else seed)
         train, valid = np.flatnonzero(weight > 0), None
         if holdout:
             train, valid = stratified_holdout(y, train, self.validation_fraction, rng)
-        Z = robust_clip(X, self._statistics(), self._numpy_dtype())
         weight = weight / weight[train].mean()
         past = self.history_ if warm else ()
         weights = _training.weights_to_numpy(self.net_) if warm else None
@@ -418,12 +512,39 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         self._keep(net, past)
         return self
 
+    def _preprocess(self, X, y, used, seed):
+        """What the network sees of the used rows; a seed says to fit that to them."""
+        if used.all():
+            return self._preprocess_used(X, y, seed)
+        rows = np.flatnonzero(used)
+        seen = self._preprocess_used(_preprocessing.take_rows(X, rows), y[rows], seed)
+        # Others keep their place, but nobody looks at them.
+        Z = np.zeros((len(y), seen.shape[1]), dtype=seen.dtype)
+        Z[rows] = seen
+        return Z
+
+    def _preprocess_used(self, X, y, seed):
+        if seed is None:
+            return _preprocessing.transform(self.preprocessor_, X)
+        self.preprocessor_ = _preprocessing.make_preprocessor(
+            X, y, self.is_categorical_, self.scaling, self.dtype, seed
+        )
+        Z = _preprocessing.fit_transform(self.preprocessor_, X, y)
+        if hasattr(self, "feature_names_in_"):
+            # Validated rows have lost their names.
+            self.preprocessor_.feature_names_in_ = self.feature_names_in_
+        return Z
+
     def _start(self, module, y, weight):
         """What a new module should know of the data before training; nothing here."""
 
     def _validate_training_data(self, X, y, sample_weight, reset):
         check_one_kind(y)
-        X, y = validate_finite(self, X, y, reset=reset, dtype=FLOATS)
+        if reset:
+            self.is_categorical_ = _preprocessing.categorical_mask(
+                X, self.categorical_features
+            )
+        X, y = self._validate(X, y, reset=reset)
         check_classification_targets(y)
         weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
@@ -453,25 +574,24 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
             )
         self.classes_ = classes
 
-    def _set_scaling(self, X):
-        self.center_, self.scale_ = None, None
-        if self.standardize:
-            self.center_, self.scale_ = robust_statistics(X)
-
-    def _statistics(self):
-        return None if self.center_ is None else (self.center_, self.scale_)
+    def _validate(self, X, y="no_validation", *, reset):
+        """Numbers as an array of them, a table with categories as it came."""
+        if self.is_categorical_ is not None:
+            return validate_table(self, X, y, reset=reset)
+        return validate_finite(self, X, y, allow_nan=True, reset=reset, dtype=FLOATS)
 
     def _rows(self, X):
-        """Validated rows, and a function from a slice of them to a scaled tensor."""
+        """Number of rows, and a function from a slice of them to what the net sees."""
         check_is_fitted(self)
-        X = validate_finite(self, X, reset=False, dtype=FLOATS)
+        X = self._validate(X, reset=False)
         device = next(self.net_.module_.parameters()).device
 
         def tensor(rows):
-            Z = robust_clip(X[rows], self._statistics(), self._numpy_dtype())
+            rows = _preprocessing.take_rows(X, rows)
+            Z = _preprocessing.transform(self.preprocessor_, rows)
             return torch.from_numpy(Z).to(device)
 
-        return len(X), tensor
+        return X.shape[0], tensor
 
     def _run(self, function, X):
         """Results of ``function(tensor)`` for all rows of X, by the batch."""
@@ -503,7 +623,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"The network's output for row {beyond.argmax()} is not finite: its "
                 f"features are too large for {self.dtype}. Scale them, or fit with "
-                f"standardize=True."
+                f"scaling='robust'."
             )
         return probabilities
 
@@ -646,9 +766,13 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
             None where the network predicts no labels.
         vectors : ndarray of shape (n_samples, n_neighbors, n_features)
             Feature vectors of the predicted neighbours, in the units of X; None where
-            the network predicts no vectors.
+            the network predicts no vectors. A category is the index, as a float, of
+            the likeliest of the ``categories_`` of the encoder in ``preprocessor_``,
+            or NaN where its column has more than 64 and is encoded by their targets.
         """
         probabilities, vectors = self._run(self._neighbor_sequence, X)
         if vectors is not None:
-            vectors = undo_robust_clip(vectors, self._statistics())
+            flat = vectors.reshape(-1, vectors.shape[2])
+            flat = _preprocessing.in_units(self.preprocessor_, flat)
+            vectors = flat.reshape(*vectors.shape[:2], -1)
         return probabilities, vectors

@@ -69,10 +69,17 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         Optimizer, torch's fused version.
     weight_decay : float, at least 0, default=0.01
         Weight decay of the weight matrices; biases and norms do not decay.
-    standardize : bool, default=True
-        Whether features are scaled inside: centred at the median, divided by the
+    scaling : {"auto", "robust", "quantile"} or None, default="robust"
+        How numbers are scaled inside. "robust": centred at the median, divided by the
         interquartile range, then clipped smoothly to (-3, 3), so that raw features and
-        outliers work as they come. False takes them as they are.
+        outliers work as they come. "quantile": to a normal distribution by rank, save
+        columns of two values. "auto": "robust" below 2,000 training rows, "quantile"
+        from there. None takes them as they are.
+    categorical_features : "auto", "from_dtype", array-like or None, default="auto"
+        Which columns are categories. "auto": those of a DataFrame that hold strings or
+        have a categorical dtype; "from_dtype": the latter; an array: a mask of bool,
+        indices, or names of columns of a DataFrame; None: none. Up to 64 levels
+        become a column each, more are encoded by their targets.
     class_weight : dict, "balanced" or None, default=None
         Weight of each class in the loss, as in scikit-learn: "balanced" is inversely
         proportional to the class counts.
@@ -86,8 +93,8 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         Epochs without a lower hold-out loss before training stops. Only used with early
         stopping.
     warm_start : bool, default=False
-        Whether ``fit`` continues from the weights, the scaling and the classes of the
-        fit before. The optimizer starts afresh.
+        Whether ``fit`` continues from the weights, the preprocessing and the classes of
+        the fit before. The optimizer starts afresh.
     dtype : {"float32", "float64"}, default="float32"
         Precision of the network.
     device : str, default="auto"
@@ -117,9 +124,11 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         Number of features seen in ``fit``.
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, where X had string column names.
-    center_, scale_ : ndarray of shape (n_features,) or None
-        Median and interquartile range each column is scaled by; None with
-        ``standardize=False``.
+    is_categorical_ : ndarray of bool of shape (n_features,) or None
+        Columns taken as categories; None where there is none.
+    preprocessor_ : transformer
+        Fitted; ``preprocessor_.transform(X)`` is what the network sees, and
+        ``preprocessor_.get_feature_names_out()`` names its columns.
     net_ : skorch.NeuralNet
         The net, whose ``module_`` is the trained torch module.
     n_iter_ : int
@@ -190,7 +199,8 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         batch_size="auto",
         optimizer="adamw",
         weight_decay=0.01,
-        standardize=True,
+        scaling="robust",
+        categorical_features="auto",
         class_weight=None,
         early_stopping=False,
         validation_fraction=0.1,
@@ -224,7 +234,8 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         self.batch_size = batch_size
         self.optimizer = optimizer
         self.weight_decay = weight_decay
-        self.standardize = standardize
+        self.scaling = scaling
+        self.categorical_features = categorical_features
         self.class_weight = class_weight
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction

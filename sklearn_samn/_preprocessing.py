@@ -1,23 +1,479 @@
-"""What the networks see: robustly scaled, smoothly clipped features."""
+"""What the networks see: a matrix of scaled numbers made from any table."""
+
+import warnings
+from math import isfinite, nan
+from numbers import Real
 
 import numpy as np
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import MissingIndicator
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    OneHotEncoder,
+    QuantileTransformer,
+    TargetEncoder,
+)
+from sklearn.utils import check_array
 
 # Scaled values end up between -CLIP and CLIP.
 CLIP = 3.0
 # A scaled value that is as good as infinite, and whose square fits into float32.
 FAR_OUT = 1e15
+# A column of more levels is encoded by their targets, not one column a level.
+MAX_ONE_HOT = 64
+# From so many training rows on scaling="auto" goes by quantiles.
+MIN_QUANTILE_ROWS = 2_000
+# Rows that the quantiles are taken from, at most.
+MAX_QUANTILE_ROWS = 100_000
+
+FLOATS = [np.float64, np.float32]
+
+# How the dtypes of pandas, pyarrow and polars that hold categories and strings begin.
+CATEGORIES = ("categor", "enum", "dictionary")
+STRINGS = ("string", "large_string", "utf8")
+
+
+def take_rows(X, rows):
+    """Rows by index of a frame or an array."""
+    return X.iloc[rows] if hasattr(X, "iloc") else X[rows]
+
+
+def take_columns(X, columns):
+    """Columns by index of a frame or an array."""
+    return X.iloc[:, columns] if hasattr(X, "iloc") else X[:, columns]
+
+
+def as_table(X):
+    """A frame as it is, anything else as an array that keeps strings and numbers."""
+    if hasattr(X, "columns"):
+        return X
+    # NumPy would make strings of the numbers in a list that holds both.
+    dtype = None if hasattr(X, "dtype") else object
+    return check_array(X, dtype=dtype, ensure_all_finite=False)
+
+
+def column_dtypes(X):
+    """Pairs of name and dtype of each column of a frame; none of anything else."""
+    if not hasattr(X, "columns"):
+        return []
+    return list(zip(X.columns, X.dtypes, strict=True))
+
+
+def is_date(dtype):
+    """Whether values of a dtype of NumPy, pandas or polars are dates or durations."""
+    if getattr(dtype, "kind", None) in ("m", "M"):
+        return True
+    return str(dtype).startswith(("Date", "Datetime", "Duration", "Time"))
+
+
+def _is_category(dtype):
+    return str(dtype).lower().startswith(CATEGORIES)
+
+
+def _holds_strings(values, dtype):
+    if getattr(dtype, "kind", None) == "O" and str(dtype) == "object":
+        return any(isinstance(value, str) for value in values)
+    # Not "str" alone: polars has a Struct.
+    return str(dtype) == "str" or str(dtype).lower().startswith(STRINGS)
+
+
+def categorical_mask(X, categorical_features):
+    """Which columns are categories, or None where none is.
+
+    Parameters
+    ----------
+    X : frame, array or list
+        Rows.
+    categorical_features : "auto", "from_dtype", array-like or None
+        The parameter of the estimators.
+
+    Returns
+    -------
+    ndarray of bool of shape (n_features,) or None
+        True for categories.
+    """
+    if categorical_features is None:
+        return None
+    if isinstance(categorical_features, str):
+        mask = np.array(_mask_by_dtype(X, categorical_features == "auto"), dtype=bool)
+    else:
+        mask = _mask_of_columns(X, np.asarray(categorical_features))
+    return mask if mask.any() else None
+
+
+def _mask_by_dtype(X, strings):
+    return [
+        _is_category(dtype)
+        or (strings and _holds_strings(take_columns(X, position), dtype))
+        for position, (_, dtype) in enumerate(column_dtypes(X))
+    ]
+
+
+def _mask_of_columns(X, wanted):
+    n_features = as_table(X).shape[1]
+    mask = np.zeros(n_features, dtype=bool)
+    if wanted.size == 0:
+        return mask
+    if wanted.dtype.kind == "b":
+        if wanted.shape != (n_features,):
+            raise ValueError(
+                f"categorical_features set as a boolean mask must have the shape "
+                f"({n_features},), got {wanted.shape}."
+            )
+        return wanted
+    if wanted.dtype.kind in "iu":
+        if wanted.min() < 0 or wanted.max() >= n_features:
+            raise ValueError(
+                f"categorical_features set as integer indices must lie in "
+                f"[0, {n_features - 1}], got {wanted.tolist()}."
+            )
+    elif all(isinstance(name, str) for name in wanted.ravel().tolist()):
+        wanted = _positions(X, wanted.ravel().tolist())
+    else:
+        raise ValueError(
+            f"categorical_features must be an array-like of bool, int or str, got "
+            f"{wanted.tolist()!r}."
+        )
+    mask[wanted] = True
+    return mask
+
+
+def _positions(X, names):
+    if not hasattr(X, "columns"):
+        raise ValueError(
+            f"categorical_features={names!r} are names of columns, which need a "
+            f"DataFrame; for other data give indices or a boolean mask."
+        )
+    columns = list(X.columns)
+    unknown = [name for name in names if name not in columns]
+    if unknown:
+        raise ValueError(
+            f"categorical_features holds {unknown!r}, which are no columns of X."
+        )
+    return [columns.index(name) for name in names]
+
+
+def as_numbers(X):
+    """An array of floats; missing values of any kind are NaN."""
+    return check_array(X, dtype=FLOATS, ensure_all_finite=False, ensure_min_features=0)
+
+
+def as_categories(X):
+    """An array of str, and NaN for missing values of any kind.
+
+    A number becomes the same level whatever its type: 1, 1.0 and "1" are one.
+
+    Examples
+    --------
+    >>> as_categories(np.array([["a", 1], [None, 2.5]], dtype=object)).tolist()
+    [['a', '1'], [nan, '2.5']]
+    """
+    levels = np.empty(X.shape, dtype=object)
+    for column in range(X.shape[1]):
+        levels[:, column] = _levels(np.asarray(take_columns(X, column)))
+    return levels
+
+
+def _levels(values):
+    values = values.tolist()
+    # Each level once: a column has few.
+    labels = {value: _label(value) for value in set(values)}
+    return [labels[value] for value in values]
+
+
+def _label(value):
+    if isinstance(value, str):
+        return str(value)
+    # pandas' NA is neither equal nor unequal to itself.
+    if type(value).__name__ in ("NoneType", "NAType") or value != value:
+        return nan
+    if isinstance(value, Real) and isfinite(value) and value == int(value):
+        return str(int(value))
+    return str(value)
+
+
+def make_preprocessor(X, y, categorical, scaling, dtype, seed):
+    """An unfitted transformer from a table to the matrix that a network sees.
+
+    Parameters
+    ----------
+    X : frame or ndarray of shape (n_samples, n_features)
+        The training rows, which decide on indicators of missing values and on the
+        encoding of categories.
+    y : ndarray of shape (n_samples,)
+        Class codes.
+    categorical : ndarray of bool of shape (n_features,) or None
+        From :func:`categorical_mask`.
+    scaling : {"auto", "robust", "quantile"} or None
+        The parameter of the estimators.
+    dtype : str
+        Of the matrix.
+    seed : int
+        Of quantiles and of cross-fitting.
+
+    Returns
+    -------
+    NumericScaler or ColumnTransformer
+        The latter only where there are categories or missing values.
+    """
+    if scaling == "auto":
+        scaling = "quantile" if len(y) >= MIN_QUANTILE_ROWS else "robust"
+    scaler = NumericScaler(scaling=scaling, dtype=dtype, random_state=seed)
+    numeric, one_hot, target = _kinds(X, categorical)
+    missing = numeric[np.isnan(as_numbers(take_columns(X, numeric))).any(axis=0)]
+    if categorical is None and not len(missing):
+        return scaler.set_output(transform="default")
+    parts = [
+        ("numeric", scaler, numeric),
+        ("missing", _indicator(), missing),
+        ("one_hot", _one_hot(dtype), one_hot),
+        ("target", _target(y, scaling, dtype, seed), target),
+    ]
+    preprocessor = ColumnTransformer([part for part in parts if len(part[2])])
+    # Whatever scikit-learn's configuration says, the networks take arrays.
+    return preprocessor.set_output(transform="default")
+
+
+def _kinds(X, categorical):
+    """Indices of the columns that are numbers, that have few levels, that have many."""
+    if categorical is None:
+        categorical = np.zeros(X.shape[1], dtype=bool)
+    many = categorical.copy()
+    for column in np.flatnonzero(categorical):
+        levels = as_categories(take_columns(X, [column]))
+        many[column] = len(set(levels[:, 0].tolist())) > MAX_ONE_HOT
+    kinds = ~categorical, categorical & ~many, many
+    return [np.flatnonzero(kind) for kind in kinds]
+
+
+def _indicator():
+    numbers = FunctionTransformer(as_numbers, feature_names_out="one-to-one")
+    return make_pipeline(numbers, MissingIndicator(sparse=False, error_on_new=False))
+
+
+def _one_hot(dtype):
+    levels = FunctionTransformer(as_categories, feature_names_out="one-to-one")
+    encoder = OneHotEncoder(
+        handle_unknown="ignore", sparse_output=False, dtype=np.dtype(dtype).type
+    )
+    return make_pipeline(levels, encoder)
+
+
+def _target(y, scaling, dtype, seed):
+    levels = FunctionTransformer(as_categories, feature_names_out="one-to-one")
+    # Levels have no outliers, and quantiles would be theirs, not the rows'.
+    scaling = "robust" if scaling else None
+    scaler = NumericScaler(scaling=scaling, dtype=dtype)
+    return make_pipeline(levels, _target_encoder(y, seed), scaler)
+
+
+def _target_encoder(y, seed):
+    """Seeded cross-fitting: a training row's encoding does not know its own label."""
+    folds = int(min(5, np.bincount(y).max()))
+    if TargetEncoder().get_params().get("shuffle") is True:
+        return TargetEncoder(cv=folds, shuffle=True, random_state=seed)
+    # scikit-learn 1.9 deprecates the seed for a splitter, which 1.8 does not take.
+    return TargetEncoder(cv=StratifiedKFold(folds, shuffle=True, random_state=seed))
+
+
+def fit_transform(preprocessor, X, y):
+    """The matrix of the training rows, without warnings meant for cross-validation."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        return np.ascontiguousarray(preprocessor.fit_transform(X, y))
+
+
+def transform(preprocessor, X):
+    """The matrix of rows, one after the other in memory."""
+    return np.ascontiguousarray(preprocessor.transform(X))
+
+
+def in_units(preprocessor, Z):
+    """Rows of a network in the units of the table, a column for each of the table's.
+
+    Parameters
+    ----------
+    preprocessor : NumericScaler or ColumnTransformer
+        Fitted.
+    Z : ndarray of shape (n_samples, n_features_out)
+        Rows in its output.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_features)
+        Numbers scaled back; the index of the largest entry for a one-hot encoded
+        column; NaN for a column encoded by targets.
+    """
+    if isinstance(preprocessor, NumericScaler):
+        return preprocessor.inverse_transform(Z)
+    X = np.full((len(Z), preprocessor.n_features_in_), np.nan)
+    for name, transformer, columns in preprocessor.transformers_:
+        part = Z[:, preprocessor.output_indices_[name]]
+        if name == "numeric":
+            X[:, columns] = transformer.inverse_transform(part)
+        elif name == "one_hot":
+            ends = np.cumsum([len(levels) for levels in transformer[-1].categories_])
+            groups = np.split(part, ends[:-1], axis=1)
+            X[:, columns] = np.column_stack([group.argmax(axis=1) for group in groups])
+    return X
+
+
+class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Scale columns of numbers and put a neutral value where one is missing.
+
+    Parameters
+    ----------
+    scaling : {"robust", "quantile"} or None, default="robust"
+        "robust": centre at the median, divide by the interquartile range, clip
+        smoothly. "quantile": to a normal distribution, by rank; columns of up to two
+        different values are scaled robustly. None leaves the numbers as they are.
+    dtype : {"float32", "float64"}, default="float32"
+        Of the result.
+    random_state : int, RandomState instance or None, default=None
+        Draws the rows for the quantiles of a long table.
+
+    Attributes
+    ----------
+    center_, scale_ : ndarray of shape (n_features,)
+        Median and interquartile range of each column.
+    curved_ : ndarray of bool of shape (n_features,)
+        Columns that go by quantiles.
+    quantiles_ : QuantileTransformer or None
+        Fitted on those columns, centred and scaled.
+    n_features_in_ : int
+        Number of columns.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.array([[0.0], [1], [2], [np.nan]])
+    >>> NumericScaler().fit_transform(X).round(3).tolist()
+    [[-0.949], [0.0], [0.949], [0.0]]
+    """
+
+    def __init__(self, scaling="robust", dtype="float32", random_state=None):
+        self.scaling = scaling
+        self.dtype = dtype
+        self.random_state = random_state
+
+    def fit(self, X, y=None):
+        """Take medians, ranges and quantiles.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows; NaN where a value is missing.
+        y : None
+            Not used.
+
+        Returns
+        -------
+        self : object
+            The fitted transformer.
+        """
+        X = as_numbers(X)
+        self.n_features_in_ = X.shape[1]
+        self.center_, self.scale_ = robust_statistics(X)
+        self.curved_ = np.zeros(X.shape[1], dtype=bool)
+        if self.scaling == "quantile":
+            self.curved_ = ~_has_two_values(X)
+        self.quantiles_ = None
+        if self.curved_.any():
+            self.quantiles_ = QuantileTransformer(
+                output_distribution="normal",
+                n_quantiles=min(max(min(1000, len(X) // 30), 10), len(X)),
+                subsample=MAX_QUANTILE_ROWS,
+                random_state=self.random_state,
+                copy=False,
+            ).set_output(transform="default")
+            self.quantiles_.fit(self._centred(X))
+        return self
+
+    def _centred(self, X):
+        """Columns for the quantiles: no difference of two of their values overflows."""
+        with np.errstate(over="ignore"):
+            Z = X[:, self.curved_] - self.center_[self.curved_]
+            Z /= self.scale_[self.curved_]
+        return np.clip(Z, -FAR_OUT, FAR_OUT, out=Z)
+
+    def transform(self, X):
+        """Scale rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows; NaN where a value is missing.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            Scaled rows, without NaN.
+        """
+        X = as_numbers(X)
+        dtype = np.dtype(self.dtype)
+        if self.scaling is None:
+            Z, neutral = robust_clip(X, None, dtype), self.center_
+        else:
+            Z, neutral = self._scaled(X, dtype), np.zeros(X.shape[1])
+        missing = np.isnan(Z)
+        if missing.any():
+            np.copyto(Z, neutral.astype(dtype), where=missing)
+        return Z
+
+    def _scaled(self, X, dtype):
+        flat = ~self.curved_
+        if flat.all():
+            return robust_clip(X, (self.center_, self.scale_), dtype)
+        Z = np.empty(X.shape, dtype=dtype)
+        statistics = self.center_[flat], self.scale_[flat]
+        Z[:, flat] = robust_clip(X[:, flat], statistics, dtype)
+        Z[:, self.curved_] = self.quantiles_.transform(self._centred(X))
+        return Z
+
+    def inverse_transform(self, X):
+        """Rows in the units they came in.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Scaled rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            Rows; what reaches the clip maps far out, finite.
+        """
+        X = np.asarray(X, dtype=float)
+        if self.scaling is None:
+            return X
+        statistics = self.center_, self.scale_
+        original = undo_robust_clip(X, statistics)
+        if self.quantiles_ is not None:
+            curved = self.curved_
+            Z = self.quantiles_.inverse_transform(X[:, curved])
+            original[:, curved] = Z * self.scale_[curved] + self.center_[curved]
+        return original
+
+
+def _has_two_values(X):
+    """Whether a column has at most two different values, missing ones aside."""
+    low, high = np.fmin.reduce(X, axis=0), np.fmax.reduce(X, axis=0)
+    return ((X == low) | (X == high) | np.isnan(X)).all(axis=0)
 
 
 def robust_statistics(X):
     """Centre and scale of each column: its median and its interquartile range.
 
     A column whose interquartile range is zero is scaled by half its range, a constant
-    column by one.
+    column by one. Missing values are left out; a column of nothing else has centre 0.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
-        Rows.
+        Rows; NaN where a value is missing.
 
     Returns
     -------
@@ -31,6 +487,18 @@ def robust_statistics(X):
     >>> center.tolist(), scale.tolist()
     ([1.5, 7.0], [3.0, 1.0])
     """
+    missing = np.isnan(X)
+    if not missing.any():
+        return _complete_statistics(X)
+    # Column by column: NumPy's quantiles that skip NaN do the same, slower.
+    center, scale = np.zeros(X.shape[1]), np.ones(X.shape[1])
+    for column in np.flatnonzero(~missing.all(axis=0)):
+        present = X[~missing[:, column], column]
+        center[[column]], scale[[column]] = _complete_statistics(present[:, None])
+    return center, scale
+
+
+def _complete_statistics(X):
     # Columns in a row each are twice as fast to sort; of halves, none overflows.
     columns = np.ascontiguousarray(X.T) / 2
     low, center, high = np.quantile(columns, [0.25, 0.5, 0.75], axis=1)

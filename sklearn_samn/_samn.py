@@ -81,10 +81,17 @@ class SAMNClassifier(BaseNeuralClassifier):
         Optimizer, torch's fused version.
     weight_decay : float, at least 0, default=0.01
         Weight decay of the weight matrices; biases and norms do not decay.
-    standardize : bool, default=True
-        Whether features are scaled inside: centred at the median, divided by the
+    scaling : {"auto", "robust", "quantile"} or None, default="auto"
+        How numbers are scaled inside. "robust": centred at the median, divided by the
         interquartile range, then clipped smoothly to (-3, 3), so that raw features and
-        outliers work as they come. False takes them as they are.
+        outliers work as they come. "quantile": to a normal distribution by rank, save
+        columns of two values. "auto": "robust" below 2,000 training rows, "quantile"
+        from there. None takes them as they are.
+    categorical_features : "auto", "from_dtype", array-like or None, default="auto"
+        Which columns are categories. "auto": those of a DataFrame that hold strings or
+        have a categorical dtype; "from_dtype": the latter; an array: a mask of bool,
+        indices, or names of columns of a DataFrame; None: none. Up to 64 levels
+        become a column each, more are encoded by their targets.
     class_weight : dict, "balanced" or None, default=None
         Weight of each class in the loss, as in scikit-learn: "balanced" is inversely
         proportional to the class counts.
@@ -98,8 +105,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         Epochs without a lower hold-out loss before training stops. Only used with early
         stopping.
     warm_start : bool, default=False
-        Whether ``fit`` continues from the weights, the scaling and the classes of the
-        fit before. The optimizer starts afresh.
+        Whether ``fit`` continues from the weights, the preprocessing and the classes of
+        the fit before. The optimizer starts afresh.
     dtype : {"float32", "float64"}, default="float32"
         Precision of the network.
     device : str, default="auto"
@@ -131,9 +138,11 @@ class SAMNClassifier(BaseNeuralClassifier):
         Number of features seen in ``fit``.
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, where X had string column names.
-    center_, scale_ : ndarray of shape (n_features,) or None
-        Median and interquartile range each column is scaled by; None with
-        ``standardize=False``.
+    is_categorical_ : ndarray of bool of shape (n_features,) or None
+        Columns taken as categories; None where there is none.
+    preprocessor_ : transformer
+        Fitted; ``preprocessor_.transform(X)`` is what the network sees, and
+        ``preprocessor_.get_feature_names_out()`` names its columns.
     net_ : skorch.NeuralNet
         The net, whose ``module_`` is the trained torch module.
     n_iter_ : int
@@ -209,7 +218,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         batch_size="auto",
         optimizer="adamw",
         weight_decay=0.01,
-        standardize=True,
+        scaling="auto",
+        categorical_features="auto",
         class_weight=None,
         early_stopping=False,
         validation_fraction=0.1,
@@ -243,7 +253,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         self.batch_size = batch_size
         self.optimizer = optimizer
         self.weight_decay = weight_decay
-        self.standardize = standardize
+        self.scaling = scaling
+        self.categorical_features = categorical_features
         self.class_weight = class_weight
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
@@ -342,8 +353,8 @@ class SAMNClassifier(BaseNeuralClassifier):
     def partial_fit(self, X, y, classes=None, sample_weight=None):
         """Update network and memory from a chunk of rows, in one pass over it.
 
-        The scaling is that of the first chunk, so that chunk should be typical; lr
-        is constant; early stopping does not apply.
+        The preprocessing is that of the first chunk, so that chunk should be typical;
+        lr is constant; early stopping does not apply.
 
         Parameters
         ----------
@@ -385,8 +396,6 @@ class SAMNClassifier(BaseNeuralClassifier):
                 f"y holds the labels {unknown}, which are not among the classes of the "
                 f"first call to partial_fit, {self.classes_}."
             )
-        if first:
-            self._set_scaling(X[weight > 0])
         return self._fit_network(
             X,
             y,

@@ -258,6 +258,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         "certainty": [Interval(Real, 0, None, closed="left")],
         "residual_scale": [Interval(Real, 0, None, closed="left")],
         "keep_ties": ["boolean"],
+        "standardize": ["boolean"],
         "stop_when_exhausted": ["boolean"],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "lam": [Interval(Real, 0, None, closed="left")],

@@ -191,7 +191,7 @@ def test_another_number_of_columns_in_predict(estimator):
 def test_no_nan_comes_out_of_predict(estimator, magnitude):
     """Values that a network in float32 cannot hold, and no scaling in front of it."""
     X, y = data()
-    model = clone(estimator).set_params(standardize=False).fit(X, y)
+    model = clone(estimator).set_params(scaling=None).fit(X, y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
@@ -462,7 +462,7 @@ def test_divergence(estimator, optimizer):
         optimizer=optimizer,
         lr=1e30,
         lr_schedule="constant",
-        standardize=False,
+        scaling=None,
         batch_norm=False,
         dropout=0.0,
     )

@@ -69,7 +69,7 @@ def test_sample_weight_equals_repetition(make):
         batch_size=1000,
         dropout=0.0,
         batch_norm=False,
-        standardize=False,
+        scaling=None,
         max_epochs=10,
     )
     with pytest.warns(UserWarning, match="batch_size=1000 is larger"):

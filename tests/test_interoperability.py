@@ -459,7 +459,8 @@ def test_lists_and_dtypes_agree(classifier):
     X = np.column_stack(columns)
     y = (X.sum(axis=1) > 12).astype(int)
     model = clone(classifier).fit(X.astype(float), y)
-    assert model.center_.tolist() == [4, 4, 4] and model.scale_.tolist() == [4, 4, 4]
+    scaler = model.preprocessor_
+    assert scaler.center_.tolist() == [4, 4, 4] and scaler.scale_.tolist() == [4, 4, 4]
     expected = model.predict_proba(X.astype(float))
     others = [np.asfortranarray(X), X.astype(object), np.repeat(X, 2, axis=0)[::2]]
     fitted = [X.astype(np.int8), X.astype(np.float32), X.tolist()]
@@ -750,12 +751,14 @@ def test_warm_start_continues(classifier):
 def test_warm_start_keeps_scaling_and_classes(classifier):
     X, y = separable(n_classes=3)
     model = clone(classifier).set_params(warm_start=True).fit(X, y)
-    center, scale = model.center_, model.scale_
+    scaler = model.preprocessor_
+    center, scale = scaler.center_.copy(), scaler.scale_.copy()
     some = y != 2
     model.fit(10 * X[some], y[some])
     assert model.classes_.tolist() == [0, 1, 2]
-    assert_array_equal(model.center_, center)
-    assert_array_equal(model.scale_, scale)
+    assert model.preprocessor_ is scaler
+    assert_array_equal(scaler.center_, center)
+    assert_array_equal(scaler.scale_, scale)
     assert model.predict_proba(X).shape == (90, 3)
 
 
@@ -976,10 +979,10 @@ def test_predict_neighbors(classifier, labels, vectors):
         assert (distances.argmin(axis=2) == y[:20, None]).mean() > 0.9
 
 
-@pytest.mark.parametrize("standardize", [True, False])
-def test_memnet_attention_and_memories(standardize):
+@pytest.mark.parametrize("scaling", ["robust", "quantile", None])
+def test_memnet_attention_and_memories(scaling):
     X, y = separable()
-    model = clone(MEMNET).set_params(n_memories=2, standardize=standardize).fit(X, y)
+    model = clone(MEMNET).set_params(n_memories=2, scaling=scaling).fit(X, y)
     weights, indices = model.attention(X[:7])
     assert weights.shape == (7, 2, 3, 16)
     assert (weights >= 0).all()
@@ -994,7 +997,7 @@ def test_memnet_attention_and_memories(standardize):
     order = np.random.default_rng(0).permutation(len(X))
     moved = clone(model).fit(X[order], y[order])
     assert_array_equal(moved.memory_indices_, indices)
-    if not standardize:
+    if scaling is None:
         assert_array_equal(model._memories, X[indices].astype(np.float32))
         assert_array_equal(moved._memories, X[order][indices].astype(np.float32))
 

@@ -39,7 +39,7 @@ CLASSIFIERS = {
         memory_gate="learned",
         n_prototypes=2,
         dtype="float64",
-        standardize=False,
+        scaling=None,
         early_stopping=True,
     ),
     "seq2seq": KNNSeq2SeqClassifier(max_epochs=3, random_state=0),

@@ -376,7 +376,7 @@ def test_random_labels_stay_at_chance(classifier):
 def test_a_training_row_sees_neither_itself_nor_a_copy(classifier, monkeypatch):
     """What each batch is shown: memories without the row, others as its targets."""
     X, y = random_labels(50, seed=0)
-    model = clone(classifier).set_params(standardize=False, n_neighbors=4)
+    model = clone(classifier).set_params(scaling=None, n_neighbors=4)
     inputs, targets = [], []
     infer = _training.Net.infer
     loss = NeighborSequenceLoss.forward
