@@ -242,7 +242,7 @@ def _kinds(X, categorical):
     if categorical is None:
         categorical = np.zeros(X.shape[1], dtype=bool)
     many = categorical.copy()
-    for column in np.flatnonzero(categorical):
+    for column in np.flatnonzero(categorical).tolist():
         levels = as_categories(take_columns(X, [column]))
         many[column] = len(set(levels[:, 0].tolist())) > MAX_ONE_HOT
     kinds = ~categorical, categorical & ~many, many
@@ -350,7 +350,7 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     --------
     >>> import numpy as np
     >>> X = np.array([[0.0], [1], [2], [np.nan]])
-    >>> NumericScaler().fit_transform(X).round(3).tolist()
+    >>> NumericScaler(dtype="float64").fit_transform(X).round(3).tolist()
     [[-0.949], [0.0], [0.949], [0.0]]
     """
 

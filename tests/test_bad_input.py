@@ -75,19 +75,41 @@ def refused(estimator, X, y, match=None, error=ValueError, **params):
 # --- values of X
 
 
-@every_estimator
 @pytest.mark.parametrize(
     ("value", "what"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")]
 )
-def test_missing_and_infinite_values(estimator, value, what):
+def test_missing_and_infinite_values_of_the_sampler(value, what):
     X, y = data()
     X[7, 2] = value
-    name = type(estimator).__name__
-    library = "imblearn" if estimator is SAMPLER else "sklearn"
     match = (
-        rf"Input X contains {what} in column 2 \(first in row 7\)\. {name} does not .*"
-        rf"{library}\.pipeline\.make_pipeline\(SimpleImputer\(\), {name}\(\)\)"
+        rf"Input X contains {what} in column 2 \(first in row 7\)\. V2VSLS does not .*"
+        r"imblearn\.pipeline\.make_pipeline\(SimpleImputer\(\), V2VSLS\(\)\)"
     )
+    refused_in_each_container(SAMPLER, X, y, match)
+
+
+@each_classifier
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_infinite_values(estimator, value):
+    """Beside a missing one, which is none."""
+    X, y = data()
+    X[7, 2], X[3, 1] = value, np.nan
+    name = type(estimator).__name__
+    match = (
+        r"Input X contains infinity in column 2 \(first in row 7\)\. "
+        rf"{name} does not accept infinity: replace it, by NaN"
+    )
+    refused_in_each_container(estimator, X, y, match)
+    town = ["Bonn", "Oslo", "Rome"] * 30
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    frame.insert(1, "town", town)
+    refused(estimator, frame, y, r"infinity in column 'c' \(first in row 7\)")
+    array = frame.to_numpy(dtype=object)
+    model = clone(estimator).set_params(categorical_features=[1])
+    refused(model, array, y, r"infinity in column 3 \(first in row 7\)")
+
+
+def refused_in_each_container(estimator, X, y, match):
     refused(estimator, X, y, match)
     frame = pd.DataFrame(X, columns=["a", "b", "income", "d"])
     refused(estimator, frame, y, match.replace("column 2", "column 'income'"))
@@ -96,14 +118,16 @@ def test_missing_and_infinite_values(estimator, value, what):
 
 
 @each_classifier
-def test_missing_values_in_predict(estimator):
+def test_infinite_values_in_predict(estimator):
     X, y = data()
-    model = clone(estimator).fit(pd.DataFrame(X, columns=list("abcd")), y)
     frame = pd.DataFrame(X, columns=list("abcd"))
-    frame.loc[3, "b"] = np.nan
-    for method in ("predict", "predict_proba"):
-        with pytest.raises(ValueError, match=r"NaN in column 'b' .*SimpleImputer"):
-            getattr(model, method)(frame)
+    for seen in (frame, frame.assign(town="Bonn")):
+        model = clone(estimator).fit(seen, y)
+        unseen = seen.copy()
+        unseen.loc[3, "b"] = np.inf
+        for method in ("predict", "predict_proba"):
+            with pytest.raises(ValueError, match="infinity in column 'b'"):
+                getattr(model, method)(unseen)
 
 
 def test_missing_values_in_a_sparse_matrix():
@@ -112,36 +136,81 @@ def test_missing_values_in_a_sparse_matrix():
     refused(SAMPLER, sparse.csr_array(X), y, r"NaN in column 2 \(first in row 7\)")
 
 
-@every_estimator
 @pytest.mark.parametrize("dtype", ["object", "string", "category"])
-def test_columns_of_strings(estimator, dtype):
+def test_columns_of_strings_of_the_sampler(dtype):
     X, y = data()
     frame = pd.DataFrame(X, columns=list("abcd"))
     frame["town"] = pd.Series(["Bonn", "Oslo", "Rome"] * 30).astype(dtype)
-    refused(estimator, frame, y, r"strings in column 'town'.*OneHotEncoder")
+    refused(SAMPLER, frame, y, r"strings in column 'town'.*OneHotEncoder")
 
 
-@every_estimator
+STRINGS = [
+    (SAMPLER, "OneHotEncoder"),
+    *[
+        (clone(model).set_params(categorical_features=None), "categorical_features")
+        for model in (SAMN, SEQ2SEQ, MEMNET)
+    ],
+]
+
+
+@pytest.mark.parametrize(("estimator", "cure"), STRINGS)
 @pytest.mark.parametrize(
     "other",
     [np.arange(90) % 2 == 0, ["1", "2.5", "3"] * 30],
     ids=["flags", "numbers written out"],
 )
-def test_the_first_column_that_is_no_number_is_named(estimator, other):
+def test_the_first_column_that_is_no_number_is_named(estimator, cure, other):
     """Flags, and strings that are numbers, are not in the way."""
     _, y = data()
     frame = pd.DataFrame({"other": other, "town": ["Bonn", "Oslo", "Rome"] * 30})
-    refused(estimator, frame, y, r"strings in column 'town'.*OneHotEncoder")
-    refused(estimator, frame.to_numpy(), y, r"holds strings.*OneHotEncoder")
+    refused(estimator, frame, y, rf"strings in column 'town'.*{cure}")
+    array = frame.to_numpy(dtype=object)
+    refused(estimator, array, y, rf"strings in column 1 .*{cure}")
+
+
+@each_classifier
+def test_strings_in_an_array_are_categories_only_when_told(estimator):
+    X, y = data()
+    array = np.column_stack([X.astype(object), ["Bonn", "Oslo", "Rome"] * 30])
+    match = r"strings in column 4 .*pass their indices to"
+    refused(estimator, array, y, match)
+    refused(estimator, array.tolist(), y, match)
+    model = clone(estimator).set_params(categorical_features=[4])
+    expected = clone(model).fit(array, y).predict_proba(array)
+    assert_array_equal(model.fit(array.tolist(), y).predict_proba(array), expected)
+    other = clone(estimator).set_params(categorical_features=[0])
+    refused(other, array, y, match)
+
+
+@each_classifier
+@pytest.mark.parametrize(
+    ("wanted", "match"),
+    [
+        ([4], r"categorical_features .* lie in \[0, 3\], got \[4\]"),
+        ([-1], r"categorical_features .* lie in \[0, 3\], got \[-1\]"),
+        ([True, False], r"categorical_features .* the shape \(4,\), got \(2,\)"),
+        (["a", "e"], r"categorical_features holds \['e'\]"),
+        ([0.5], r"categorical_features must be an array-like of bool, int or str"),
+        (np.array(["a", 1], dtype=object), "categorical_features must be an array"),
+    ],
+)
+def test_categories_that_are_no_columns(estimator, wanted, match):
+    X, y = data()
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    model = clone(estimator).set_params(categorical_features=wanted)
+    refused(model, frame, y, match)
+    named = clone(estimator).set_params(categorical_features=["a"])
+    refused(named, X, y, r"categorical_features=\['a'\] .* need a DataFrame")
 
 
 @each_classifier
 def test_columns_of_strings_in_predict(estimator):
     X, y = data()
-    model = clone(estimator).fit(pd.DataFrame(X, columns=list("abcd")), y)
-    frame = pd.DataFrame(X, columns=list("abcd")).assign(b="Bonn")
-    with pytest.raises(ValueError, match=r"strings in column 'b'.*OneHotEncoder"):
-        model.predict(frame)
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    for seen in (frame, frame.assign(town="Bonn")):
+        model = clone(estimator).fit(seen, y)
+        with pytest.raises(ValueError, match=r"strings in column 'b'"):
+            model.predict(seen.assign(b="Bonn"))
 
 
 @each_classifier
@@ -492,7 +561,7 @@ def test_divergence_of_partial_fit():
 def test_unscaled_features_never_give_nan(estimator, scale):
     """They are learned from, or the error says what to do."""
     X, y = data()
-    model = clone(estimator).set_params(standardize=False, lr=1e8, optimizer="sgd")
+    model = clone(estimator).set_params(scaling=None, lr=1e8, optimizer="sgd")
     try:
         model.fit(scale * X, y)
     except ValueError as error:
@@ -608,9 +677,9 @@ def test_a_failed_fit_leaves_a_fitted_estimator_as_it_was(estimator):
     model = clone(estimator).fit(frame, y)
     before, state = model.predict_proba(frame), dict(vars(model))
     bad = X[:, :3].copy()
-    bad[5, 1] = np.nan
+    bad[5, 1] = np.inf
     attempts = [
-        ({}, bad, y, "NaN in column 1"),
+        ({}, bad, y, "infinity in column 1"),
         ({}, X[:, :3], np.zeros(90), "only one class"),
         ({}, X[:, :3], np.linspace(0, 1, 90), "Unknown label type"),
         ({"device": "warp"}, X[:, :3], y, "is unknown"),
@@ -689,11 +758,11 @@ def test_a_huge_outlier_in_predict(estimator, dtype):
 
 
 @each_classifier
-@pytest.mark.parametrize("standardize", [True, False])
-def test_scaled_features_need_no_more(estimator, standardize):
+@pytest.mark.parametrize("scaling", ["robust", "quantile", None])
+def test_scaled_features_need_no_more(estimator, scaling):
     X, y = raw_features()
     Z = StandardScaler().fit_transform(X)
-    model = clone(estimator).set_params(max_epochs=10, standardize=standardize)
+    model = clone(estimator).set_params(max_epochs=10, scaling=scaling)
     assert model.fit(Z[:100], y[:100]).score(Z[100:], y[100:]) > 0.9
 
 
@@ -725,6 +794,7 @@ INVALID = {
     "alpha": -1.0,
     "batch_norm": "yes",
     "batch_size": 0,
+    "categorical_features": "by_name",
     "cell": "rnn",
     "certainty": -1.0,
     "class_weight": "heavy",
@@ -766,6 +836,7 @@ INVALID = {
     "random_state": "seed",
     "residual_scale": -1.0,
     "sampling_strategy": "most",
+    "scaling": "minmax",
     "skorch_params": [1],
     "standardize": "yes",
     "stop_when_exhausted": "yes",

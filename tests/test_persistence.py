@@ -30,6 +30,7 @@ from sklearn_samn import (
     SAMNClassifier,
 )
 
+GROUND = "sklearn_samn._preprocessing"
 FORMATS = ["pickle", "joblib", "cloudpickle", "skops"]
 CLASSIFIERS = {
     "samn": SAMNClassifier(max_epochs=3, random_state=0),
@@ -45,6 +46,10 @@ CLASSIFIERS = {
     "seq2seq": KNNSeq2SeqClassifier(max_epochs=3, random_state=0),
     "vectors": KNNSeq2SeqClassifier(max_epochs=3, output="vectors", random_state=0),
     "memnet": MemNetKNNClassifier(max_epochs=3, memory_size=20, random_state=0),
+    # A column of its own level a row goes by targets, another one-hot.
+    "mixed": SAMNClassifier(
+        max_epochs=3, random_state=0, categorical_features=[1, 2], scaling="quantile"
+    ),
 }
 SAMPLER = V2VSLS(max_epochs=2, random_state=0)
 each_classifier = pytest.mark.parametrize("name", list(CLASSIFIERS))
@@ -166,11 +171,14 @@ def test_another_process_resamples_the_same(form, resampled, fresh_process):
 
 
 @each_classifier
-def test_skops_trusts_all_but_the_class_itself(name, fitted):
+def test_skops_trusts_all_but_the_package_itself(name, fitted):
     """State is arrays and builtins: nothing else for the reader to trust."""
     kind = type(fitted[name])
     untrusted = skops.io.get_untrusted_types(data=skops.io.dumps(fitted[name]))
-    assert untrusted == [f"{kind.__module__}.{kind.__name__}"]
+    expected = {f"{kind.__module__}.{kind.__name__}", f"{GROUND}.NumericScaler"}
+    if name == "mixed":
+        expected |= {f"{GROUND}.as_categories", f"{GROUND}.as_numbers"}
+    assert set(untrusted) == expected
 
 
 def pickled_modules(model):
@@ -212,6 +220,8 @@ def test_round_trips_keep_everything(name, fitted):
         value = getattr(model, key)
         if isinstance(value, np.ndarray):
             assert_array_equal(getattr(twice, key), value)
+        elif key == "preprocessor_":
+            assert_array_equal(twice.preprocessor_.transform(X), value.transform(X))
         else:
             assert getattr(twice, key) == value
     kept, read = model.net_.module_.state_dict(), twice.net_.module_.state_dict()
