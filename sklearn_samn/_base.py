@@ -212,6 +212,8 @@ def validate_table(estimator, X, y="no_validation", *, reset):
     validate_data(estimator, X, y, reset=reset, skip_check_array=True)
     numeric = np.flatnonzero(~estimator.is_categorical_)
     numbers = _preprocessing.take_columns(X, numeric)
+    if not len(numeric):
+        numbers = np.empty(numbers.shape)
     params = {
         "dtype": FLOATS,
         "ensure_all_finite": False,

@@ -158,7 +158,10 @@ def _positions(X, names):
 
 def as_numbers(X):
     """An array of floats; missing values of any kind are NaN."""
-    return check_array(X, dtype=FLOATS, ensure_all_finite=False, ensure_min_features=0)
+    if np.shape(X)[1] == 0:
+        # scikit-learn looks for a dtype that all columns have in common.
+        return np.empty(np.shape(X))
+    return check_array(X, dtype=FLOATS, ensure_all_finite=False)
 
 
 def as_categories(X):
@@ -342,7 +345,7 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     curved_ : ndarray of bool of shape (n_features,)
         Columns that go by quantiles.
     quantiles_ : QuantileTransformer or None
-        Fitted on those columns, centred and scaled.
+        Fitted on those columns after they were scaled robustly.
     n_features_in_ : int
         Number of columns.
 
@@ -389,15 +392,11 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 random_state=self.random_state,
                 copy=False,
             ).set_output(transform="default")
-            self.quantiles_.fit(self._centred(X))
+            # Clipped, or one outlier would stretch the last quantile over all others.
+            statistics = self.center_[self.curved_], self.scale_[self.curved_]
+            clipped = robust_clip(X[:, self.curved_], statistics, np.float64)
+            self.quantiles_.fit(clipped)
         return self
-
-    def _centred(self, X):
-        """Columns for the quantiles: no difference of two of their values overflows."""
-        with np.errstate(over="ignore"):
-            Z = X[:, self.curved_] - self.center_[self.curved_]
-            Z /= self.scale_[self.curved_]
-        return np.clip(Z, -FAR_OUT, FAR_OUT, out=Z)
 
     def transform(self, X):
         """Scale rows.
@@ -424,14 +423,12 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return Z
 
     def _scaled(self, X, dtype):
-        flat = ~self.curved_
-        if flat.all():
-            return robust_clip(X, (self.center_, self.scale_), dtype)
-        Z = np.empty(X.shape, dtype=dtype)
-        statistics = self.center_[flat], self.scale_[flat]
-        Z[:, flat] = robust_clip(X[:, flat], statistics, dtype)
-        Z[:, self.curved_] = self.quantiles_.transform(self._centred(X))
-        return Z
+        statistics = self.center_, self.scale_
+        if self.quantiles_ is None:
+            return robust_clip(X, statistics, dtype)
+        Z = robust_clip(X, statistics, np.float64)
+        Z[:, self.curved_] = self.quantiles_.transform(Z[:, self.curved_])
+        return Z.astype(dtype, copy=False)
 
     def inverse_transform(self, X):
         """Rows in the units they came in.
@@ -449,13 +446,10 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X = np.asarray(X, dtype=float)
         if self.scaling is None:
             return X
-        statistics = self.center_, self.scale_
-        original = undo_robust_clip(X, statistics)
         if self.quantiles_ is not None:
-            curved = self.curved_
-            Z = self.quantiles_.inverse_transform(X[:, curved])
-            original[:, curved] = Z * self.scale_[curved] + self.center_[curved]
-        return original
+            X = X.copy()
+            X[:, self.curved_] = self.quantiles_.inverse_transform(X[:, self.curved_])
+        return undo_robust_clip(X, (self.center_, self.scale_))
 
 
 def _has_two_values(X):

@@ -499,9 +499,12 @@ def test_nullable_dtypes(classifier):
     expected = plain.predict_proba(frame.astype(float))
     assert_array_equal(model.predict_proba(nullable), expected)
     assert_array_equal(model.predict_proba(frame), expected)
-    nullable.loc[3, "whole"] = pd.NA
-    with pytest.raises(ValueError, match=r"NaN in column 'whole' \(first in row 3"):
-        clone(classifier).fit(nullable, y)
+    nullable.loc[3] = pd.NA
+    missing = frame.astype(float)
+    missing.loc[3] = np.nan
+    model, plain = (clone(classifier).fit(X, y) for X in (nullable, missing))
+    expected = plain.predict_proba(missing)
+    assert_array_equal(model.predict_proba(nullable), expected)
 
 
 @each_classifier

@@ -46,7 +46,6 @@ CLASSIFIERS = {
     "seq2seq": KNNSeq2SeqClassifier(max_epochs=3, random_state=0),
     "vectors": KNNSeq2SeqClassifier(max_epochs=3, output="vectors", random_state=0),
     "memnet": MemNetKNNClassifier(max_epochs=3, memory_size=20, random_state=0),
-    # A column of its own level a row goes by targets, another one-hot.
     "mixed": SAMNClassifier(
         max_epochs=3, random_state=0, categorical_features=[1, 2], scaling="quantile"
     ),
@@ -92,9 +91,12 @@ print(json.dumps(errors))
 
 
 def data(n_samples=80):
-    return make_classification(
+    X, y = make_classification(
         n_samples=n_samples, n_features=20, weights=[0.6], class_sep=3, random_state=0
     )
+    # Categories, to those models that take them so: a few, and many.
+    X[:, 1], X[:, 2] = np.arange(n_samples) % 3, np.arange(n_samples) % 70
+    return X, y
 
 
 def write(model, path):
@@ -177,8 +179,11 @@ def test_skops_trusts_all_but_the_package_itself(name, fitted):
     untrusted = skops.io.get_untrusted_types(data=skops.io.dumps(fitted[name]))
     expected = {f"{kind.__module__}.{kind.__name__}", f"{GROUND}.NumericScaler"}
     if name == "mixed":
-        expected |= {f"{GROUND}.as_categories", f"{GROUND}.as_numbers"}
-    assert set(untrusted) == expected
+        expected.add(f"{GROUND}.as_categories")
+    # The cross-fitting of TargetEncoder from scikit-learn 1.9 on.
+    splitter = "sklearn.model_selection._split.StratifiedKFold"
+    assert set(untrusted) - {splitter} == expected
+    assert name == "mixed" or splitter not in untrusted
 
 
 def pickled_modules(model):
@@ -197,7 +202,8 @@ def test_pickle_holds_no_torch_and_no_skorch(name, predicted, fitted):
         model = pickle.loads(pickle.dumps(model))
         model.predict(data()[0])
     modules = pickled_modules(model) - {"copyreg", "copy_reg", "_codecs", "__builtin__"}
-    assert modules == {"sklearn_samn", "numpy"}
+    encoders = {"sklearn"} if name == "mixed" else set()
+    assert modules == {"sklearn_samn", "numpy"} | encoders
 
 
 def test_pickle_of_the_sampler_holds_no_torch_and_no_skorch(resampled):
@@ -263,7 +269,8 @@ def test_pickle_does_not_grow_with_the_rows(name):
         assert rows <= growth <= rows + votes + 500
     else:
         # Loss values and indices of other lengths; a copy would add 32,000 bytes.
-        assert abs(growth) < 500
+        # More rows have more quantiles, a thirtieth of the rows.
+        assert abs(growth) < (2000 if name == "mixed" else 500)
 
 
 def test_pickle_of_the_sampler_grows_by_its_indices_only():
