@@ -591,7 +591,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         def tensor(rows):
             rows = _preprocessing.take_rows(X, rows)
             Z = _preprocessing.transform(self.preprocessor_, rows)
-            return torch.from_numpy(Z).to(device)
+            return self._tensor(Z, device)
 
         return X.shape[0], tensor
 

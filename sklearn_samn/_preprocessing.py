@@ -16,7 +16,7 @@ from sklearn.preprocessing import (
     QuantileTransformer,
     TargetEncoder,
 )
-from sklearn.utils import check_array
+from sklearn.utils import check_array, check_random_state
 
 # Scaled values end up between -CLIP and CLIP.
 CLIP = 3.0
@@ -383,20 +383,24 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.curved_ = np.zeros(X.shape[1], dtype=bool)
         if self.scaling == "quantile":
             self.curved_ = ~_has_two_values(X)
-        self.quantiles_ = None
-        if self.curved_.any():
-            self.quantiles_ = QuantileTransformer(
-                output_distribution="normal",
-                n_quantiles=min(max(min(1000, len(X) // 30), 10), len(X)),
-                subsample=MAX_QUANTILE_ROWS,
-                random_state=self.random_state,
-                copy=False,
-            ).set_output(transform="default")
-            # Clipped, or one outlier would stretch the last quantile over all others.
-            statistics = self.center_[self.curved_], self.scale_[self.curved_]
-            clipped = robust_clip(X[:, self.curved_], statistics, np.float64)
-            self.quantiles_.fit(clipped)
+        self.quantiles_ = self._fit_quantiles(X) if self.curved_.any() else None
         return self
+
+    def _fit_quantiles(self, X):
+        if len(X) > MAX_QUANTILE_ROWS:
+            # Here, not in QuantileTransformer, which gets a copy of what it draws from.
+            rng = check_random_state(self.random_state)
+            X = X[rng.choice(len(X), MAX_QUANTILE_ROWS, replace=False)]
+        quantiles = QuantileTransformer(
+            output_distribution="normal",
+            n_quantiles=min(max(min(1000, len(X) // 30), 10), len(X)),
+            subsample=None,
+            copy=False,
+        )
+        # Clipped, or one outlier would stretch the last quantile over all others.
+        statistics = self.center_[self.curved_], self.scale_[self.curved_]
+        clipped = robust_clip(X[:, self.curved_], statistics, np.float64)
+        return quantiles.set_output(transform="default").fit(clipped)
 
     def transform(self, X):
         """Scale rows.
@@ -543,7 +547,8 @@ def robust_clip(X, statistics, dtype):
         Z /= scale
         Z = Z.astype(dtype, order="C", copy=False)
     np.clip(Z, -FAR_OUT, FAR_OUT, out=Z)
-    root = np.square(Z / CLIP)
+    root = Z / CLIP
+    np.square(root, out=root)
     root += 1
     Z /= np.sqrt(root, out=root)
     return Z

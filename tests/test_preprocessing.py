@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import tracemalloc
 from itertools import product
 
 import numpy as np
@@ -273,9 +274,33 @@ def test_quantiles_make_a_normal_distribution_of_any():
 
 def test_number_of_quantiles():
     rng = np.random.default_rng(0)
-    for n_rows, expected in [(5, 5), (40, 10), (900, 30), (40_000, 1000)]:
+    expectations = [(5, 5), (40, 10), (900, 30), (40_000, 1000), (100_001, 1000)]
+    for n_rows, expected in expectations:
         scaler = NumericScaler("quantile").fit(rng.normal(size=(n_rows, 1)))
         assert scaler.quantiles_.n_quantiles_ == expected
+
+
+@pytest.mark.parametrize("scaling", ["robust", "quantile", None])
+def test_scaling_needs_no_more_than_two_copies(scaling):
+    X = np.random.default_rng(0).normal(size=(100_000, 20))
+    scaler = NumericScaler(scaling).fit(X[:1000])
+    tracemalloc.start()
+    try:
+        scaler.transform(X)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # With room for a column's own arrays.
+    assert peak < 2.25 * X.nbytes
+
+
+def test_quantiles_of_a_long_table_are_drawn():
+    X = np.random.default_rng(0).normal(size=(100_500, 1))
+    one, again, other = (NumericScaler("quantile", random_state=r) for r in (0, 0, 1))
+    expected = one.fit_transform(X)
+    assert_array_equal(again.fit_transform(X), expected)
+    assert not np.array_equal(other.fit_transform(X), expected)
+    assert_allclose(other.transform(X), expected, atol=0.3)
 
 
 def test_columns_of_two_values_are_scaled_robustly():
@@ -660,6 +685,14 @@ def test_output_in_frames_is_for_others(classifier):
 
 
 @each_classifier
+def test_another_precision_with_warm_start(classifier):
+    frame, y = table()
+    model = clone(classifier).set_params(max_epochs=1, warm_start=True).fit(frame, y)
+    model.set_params(dtype="float64").fit(frame, y)
+    assert np.isfinite(model.predict_proba(frame)).all()
+
+
+@each_classifier
 def test_frames_that_changed(classifier):
     frame, y = table()
     model = clone(classifier).set_params(max_epochs=1).fit(frame, y)
@@ -671,6 +704,10 @@ def test_frames_that_changed(classifier):
         model.predict(frame[["income", "town"]])
     with pytest.raises(ValueError, match=r"0 sample\(s\)"):
         model.predict(frame[:0])
+    with pytest.raises(ValueError, match="requires y to be passed"):
+        clone(model).fit(frame, None)
+    with pytest.raises(ValueError, match="y contains NaN"):
+        clone(model).fit(frame, np.where(y == "yes", 1.0, np.nan))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         clone(model).fit(frame, y[:-1])
     with pytest.warns(UserWarning, match="does not have valid feature names") as seen:
