@@ -57,8 +57,10 @@ def kernel_scores(queries, keys, *, kernel="linear", degree=3, coef0=1.0):
     return scores
 
 
-def read_memory(queries, keys, labels, bias, scale, *, kernel="exponential", **params):
-    """Attention over a memory: the labels and the keys that each query finds there.
+def read_memory(
+    queries, keys, values, bias, scale, own=None, *, kernel="exponential", **params
+):
+    """Attention over a memory: the mean of the values by the weights of the keys.
 
     The weights are the softmax of ``scale`` times the kernel scores plus ``bias``. No
     gradient flows into the memory.
@@ -68,76 +70,101 @@ def read_memory(queries, keys, labels, bias, scale, *, kernel="exponential", **p
     queries : Tensor of shape (n_members, n_queries, h)
         Rows that look.
     keys : Tensor of shape (n_members, n_keys, h)
-        The memory.
-    labels : Tensor of shape (n_keys, n_classes)
-        Classes of the entries, one-hot.
+        What they are compared with.
+    values : Tensor of shape (n_members, n_keys, v)
+        What they read.
     bias : Tensor of shape (n_keys,)
         Added to the scores; an entry of minus infinity is not seen.
     scale : Tensor of shape (n_members, 1, 1)
         Inverse temperature of each member.
+    own : Tensor of shape (n_queries,) or None, default=None
+        The entry that each query may not see, its own; -1 for none.
     kernel : str, default="exponential"
         Of :func:`kernel_scores`, as are ``params``.
 
     Returns
     -------
-    mass : Tensor of shape (n_members, n_queries, n_classes)
-        The weight that falls on each class. Zeros where no entry is seen.
-    read : Tensor of shape (n_members, n_queries, h)
-        The weighted mean of the keys.
+    Tensor of shape (n_members, n_queries, v)
+        The weighted means; zeros where no entry is seen.
 
     Examples
     --------
     >>> import torch
-    >>> keys, labels = torch.tensor([[[0.0], [1.0], [5.0]]]), torch.eye(3)
+    >>> from sklearn_samn.modules import read_memory
+    >>> keys, values = torch.tensor([[[0.0], [1.0], [5.0]]]), torch.eye(3).unsqueeze(0)
     >>> bias, scale = torch.tensor([0.0, 0.0, -torch.inf]), torch.ones(1, 1, 1)
-    >>> mass, read = read_memory(torch.zeros(1, 1, 1), keys, labels, bias, scale)
-    >>> mass.round(decimals=3), read.round(decimals=3)
-    (tensor([[[0.7310, 0.2690, 0.0000]]]), tensor([[[0.2690]]]))
+    >>> read_memory(torch.zeros(1, 1, 1), keys, values, bias, scale)
+    tensor([[[0.7311, 0.2689, 0.0000]]])
+    >>> read_memory(torch.zeros(1, 1, 1), keys, values, bias, scale, torch.tensor([0]))
+    tensor([[[0., 1., 0.]]])
     """
     if kernel == "exponential":
-        return _ExponentialRead.apply(queries, keys, labels, bias, scale)
-    weights = _softmax(
-        scale * kernel_scores(queries, keys, kernel=kernel, **params), bias
-    )
-    return weights @ labels, weights @ keys
+        found = _ExponentialRead.apply(queries, keys, values, bias, scale, own)
+    else:
+        weights = memory_weights(
+            queries, keys, bias, scale, own, kernel=kernel, **params
+        )
+        found = weights @ values
+    return found * _sees_any(bias, own)
 
 
-def _softmax(scores, bias):
-    """Weights of the entries that are seen; zeros where there is none."""
+def memory_weights(queries, keys, bias, scale, own=None, **kernel):
+    """The weights of :func:`read_memory`, (n_members, n_queries, n_keys)."""
+    scores = scale * kernel_scores(queries, keys, **kernel) + _finite(bias)
+    return _hide(scores, own).softmax(2)
+
+
+def _finite(bias):
+    # A softmax over minus infinity alone would be NaN.
+    return bias.clamp_min(torch.finfo(bias.dtype).min / 2)
+
+
+def _hide(scores, own):
+    """Scores in which no query sees its own entry, changed in place."""
+    if own is not None:
+        rows = torch.arange(len(own), device=own.device)[own >= 0]
+        scores[:, rows, own[rows]] = torch.finfo(scores.dtype).min
+    return scores
+
+
+def _sees_any(bias, own):
+    """Whether there is an entry that a query sees, (n_queries, 1) or (1,)."""
     seen = bias > -torch.inf
-    # A finite lowest score: a softmax over -inf alone would be NaN.
-    bias = bias.clamp_min(torch.finfo(bias.dtype).min / 2)
-    return (scores + bias).softmax(-1) * seen.any()
+    if own is None:
+        return seen.any(0, keepdim=True)
+    hidden = (own >= 0) & seen[own.clamp_min(0)]
+    return (seen.sum() > hidden).unsqueeze(1)
 
 
 class _ExponentialRead(torch.autograd.Function):
     """:func:`read_memory` for the exponential kernel.
 
-    The gradient is written out because that halves the time of a training step:
-    autograd would keep and walk twice as many matrices of n_queries by n_keys.
+    Written out because that halves the time of a training step: autograd would keep
+    and walk twice as many matrices of n_queries by n_keys.
     """
 
     @staticmethod
-    def forward(ctx, queries, keys, labels, bias, scale):
-        distances = kernel_scores(queries, keys, kernel="exponential").neg_()
-        weights = _softmax(-scale * distances, bias)
-        mass, read = weights @ labels, weights @ keys
-        ctx.save_for_backward(
-            queries, keys, labels, scale, distances, weights, mass, read
-        )
-        return mass, read
+    def forward(ctx, queries, keys, values, bias, scale, own):
+        norms = keys.square().sum(2).unsqueeze(1)
+        distances = torch.baddbmm(norms, queries, keys.mT, alpha=-2)
+        distances.add_(queries.square().sum(2, True)).clamp_min_(TINY).sqrt_()
+        scores = torch.addcmul(_finite(bias), distances, -scale)
+        weights = _hide(scores, own).softmax(2)
+        found = weights @ values
+        ctx.save_for_backward(queries, keys, values, scale, distances, weights, found)
+        return found
 
     @staticmethod
-    def backward(ctx, grad_mass, grad_read):
-        queries, keys, labels, scale, distances, weights, mass, read = ctx.saved_tensors
+    def backward(ctx, grad_found):
+        queries, keys, values, scale, distances, weights, found = ctx.saved_tensors
         # Of the scores: w_j (g_j - sum_i w_i g_i), with g the gradient of the weights.
-        mean = (grad_mass * mass).sum(2, True) + (grad_read * read).sum(2, True)
-        grad = torch.baddbmm(grad_mass @ labels.T, grad_read, keys.mT)
-        grad.sub_(mean).mul_(weights)
-        grad_scale = -(grad * distances).sum((1, 2), keepdim=True)
+        mean = (grad_found * found).sum(2, True)
+        grad = torch.baddbmm(-mean, grad_found, values.mT).mul_(weights)
+        grad_scale = -torch.linalg.vecdot(grad.flatten(1), distances.flatten(1))
         grad.div_(distances)
-        grad_queries = grad.sum(2, True) * queries - grad @ keys
-        return -scale * grad_queries, None, None, None, grad_scale
+        grad_queries = torch.baddbmm(grad.sum(2, True) * queries, grad, keys, alpha=-1)
+        grad_scale = grad_scale.view(-1, 1, 1)
+        return grad_queries.mul_(-scale), None, None, None, grad_scale, None
 
 
 def squared_distances(a, b):

@@ -1,6 +1,7 @@
 """From a row of a table to the features the networks work on."""
 
 import math
+from copy import deepcopy
 from functools import partial
 from itertools import pairwise
 
@@ -117,12 +118,56 @@ class MemberBatchNorm(nn.Module):
         return self.norm(rows.flatten(1)).view(rows.shape).transpose(0, 1)
 
 
+class MemberModules(nn.ModuleList):
+    """Copies of any module side by side.
+
+    Parameters
+    ----------
+    module : nn.Module
+        From (n_samples, n_features) to (n_samples, h).
+    n_members : int
+        Number of copies. All start from the weights of the module.
+
+    Notes
+    -----
+    **Shape**
+
+    - input: (n_members, n_samples, n_features)
+    - output: (n_members, n_samples, h)
+
+    Examples
+    --------
+    >>> import torch
+    >>> MemberModules(torch.nn.Linear(4, 8), 2)(torch.zeros(2, 3, 4)).shape
+    torch.Size([2, 3, 8])
+    """
+
+    def __init__(self, module, n_members):
+        super().__init__(deepcopy(module) for _ in range(n_members))
+
+    def forward(self, x):
+        return torch.stack([module(rows) for module, rows in zip(self, x, strict=True)])
+
+
+def output_width(module, n_features):
+    """Width h of what a module makes of rows of so many features, (n_samples, h)."""
+    trial = deepcopy(module).eval()
+    dtype = next((p.dtype for p in trial.parameters()), torch.get_default_dtype())
+    with torch.no_grad():
+        shape = trial(torch.zeros(2, n_features, dtype=dtype)).shape
+    if len(shape) != 2 or shape[0] != 2:
+        raise ValueError(
+            f"feature_extractor must turn rows of shape (2, {n_features}) into (2, h), "
+            f"but gives {tuple(shape)}; end it with nn.Flatten()."
+        )
+    return shape[1]
+
+
 class PeriodicEmbedding(nn.Module):
     """Numbers beside a few learned waves of each.
 
-    A number x becomes x and a linear map of cos(w x + b) over several frequencies w and
-    phases b, all learned: a network of smooth layers follows a bumpy feature more
-    easily along waves (the PBLD embedding of RealMLP).
+    A number x becomes x and cos(w x + b) for several frequencies w and phases b, all
+    learned: layers follow a bumpy feature more easily along waves.
 
     Parameters
     ----------
@@ -132,44 +177,88 @@ class PeriodicEmbedding(nn.Module):
         The first columns, which are numbers; the others pass as they are.
     n_frequencies : int, default=16
         Waves a number.
-    n_outputs : int, default=3
-        Columns that the waves of a number become.
 
     Notes
     -----
     **Shape**
 
     - input: (n_members, n_samples, n_features)
-    - output: (n_members, n_samples, n_features + n_numeric * n_outputs)
+    - output: (n_members, n_samples, n_features + n_numeric * n_frequencies)
 
     References
     ----------
-    .. [1] D. Holzmueller, L. Grinsztajn and I. Steinwart, "Better by Default: Strong
-       Pre-Tuned MLPs and Boosted Trees on Tabular Data", NeurIPS 2024.
+    .. [1] Y. Gorishniy, I. Rubachev and A. Babenko, "On Embeddings for Numerical
+       Features in Tabular Deep Learning", NeurIPS 2022, section 3.3.
 
     Examples
     --------
     >>> import torch
     >>> from sklearn_samn.modules import PeriodicEmbedding
     >>> PeriodicEmbedding(1, n_numeric=2)(torch.zeros(1, 3, 5)).shape
-    torch.Size([1, 3, 11])
+    torch.Size([1, 3, 37])
     """
 
-    def __init__(self, n_members, n_numeric, *, n_frequencies=16, n_outputs=3):
+    def __init__(self, n_members, n_numeric, *, n_frequencies=16):
         super().__init__()
         self.n_numeric = n_numeric
-        shape = (n_members, n_numeric, n_frequencies)
+        shape = (n_members, 1, n_numeric, n_frequencies)
         # Slow waves, of a period of about ten standard deviations.
         self.frequency = nn.Parameter(0.1 * 2 * math.pi * torch.randn(shape))
         self.phase = nn.Parameter(2 * math.pi * torch.rand(shape))
-        self.linear = MemberLinear(n_members * n_numeric, n_frequencies, n_outputs)
+
+    def out_features(self, n_features):
+        """Width of the output for an input of so many columns."""
+        return n_features + self.phase[0].numel()
 
     def forward(self, x):
-        numbers = x[..., : self.n_numeric].transpose(1, 2).unsqueeze(3)
-        waves = numbers * self.frequency.unsqueeze(2) + self.phase.unsqueeze(2)
-        waves = self.linear(waves.cos().flatten(0, 1))
-        waves = waves.unflatten(0, numbers.shape[:2]).transpose(1, 2).flatten(2)
-        return torch.cat([x, waves], dim=2)
+        numbers = x[..., : self.n_numeric, None]
+        waves = torch.addcmul(self.phase, numbers, self.frequency).cos()
+        return torch.cat([x, waves.flatten(2)], dim=2)
+
+
+class Dropout(nn.Module):
+    """Dropout that takes a random byte an element.
+
+    A Bernoulli draw an element, as in :class:`torch.nn.Dropout`, takes as long on a CPU
+    as the layer before it.
+
+    Parameters
+    ----------
+    p : float in [0, 1)
+        Share of the elements that become zero, rounded to a 256th; the others grow by
+        as much.
+
+    Notes
+    -----
+    **Shape**
+
+    - input and output: any
+
+    Examples
+    --------
+    >>> import torch
+    >>> Dropout(0.5)(torch.ones(2, 3)).unique()
+    tensor([0., 2.])
+    """
+
+    def __init__(self, p):
+        super().__init__()
+        self.threshold = min(round(256 * p), 255)
+
+    def forward(self, x):
+        if not self.training or not self.threshold:
+            return x
+        eights = torch.empty(
+            math.ceil(x.numel() / 8), dtype=torch.int64, device=x.device
+        )
+        # All 64 bits: from the lowest integer on, without an end.
+        draws = eights.random_(-(2**63), None).view(torch.uint8)[: x.numel()]
+        kept = draws.view(x.shape) >= self.threshold
+        return x * kept.to(x.dtype).mul_(256 / (256 - self.threshold))
+
+    def extra_repr(self):
+        """What is printed of the module."""
+        return f"p={self.threshold / 256:.3f}"
 
 
 class FeatureExtractor(nn.Sequential):
@@ -234,6 +323,6 @@ class FeatureExtractor(nn.Sequential):
                 layers.append(norm(n_out))
             layers.append(ACTIVATIONS[activation]())
             if dropout:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout))
         super().__init__(*layers)
         self.out_features = sizes[-1]

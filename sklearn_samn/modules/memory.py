@@ -110,7 +110,7 @@ class PrototypeMemory(nn.Module):
 class SampleMemory(nn.Module):
     """Stored samples: training rows as they were embedded when last visited.
 
-    An entry is the detached embedding of one row, with its class, its weight and the
+    An entry is the detached embedding of one row, with its classes, its weight and the
     number of the row. Where there is a place for every row, each keeps its own; else a
     row that is visited takes the place of the oldest entry.
 
@@ -129,8 +129,9 @@ class SampleMemory(nn.Module):
     ----------
     entries : Tensor of shape (n_members, size, n_features)
         The embeddings.
-    classes : Tensor of shape (size,)
-        The class of each entry.
+    labels : Tensor of shape (size, n_classes)
+        The share of each class in an entry: one for the class of its row, or the shares
+        among equal rows that are stored as one.
     log_weight : Tensor of shape (size,)
         The logarithm of the weight of its row: a row of weight 2 is read as two rows.
     rows : Tensor of shape (size,)
@@ -140,28 +141,29 @@ class SampleMemory(nn.Module):
     -----
     **Shape**
 
-    - z: (n_members, n_samples, n_features), y, weight and row: (n_samples,)
+    - z: (n_members, n_samples, n_features), labels: (n_samples, n_classes), weight and
+      row: (n_samples,)
 
     Examples
     --------
     >>> import torch
     >>> from sklearn_samn.modules import SampleMemory
     >>> memory = SampleMemory(n_classes=2, n_features=1, size=3)
-    >>> memory.start(n_rows=4)
+    >>> memory.start(torch.arange(4))
     >>> for row in range(4):
     ...     at = torch.tensor([row])
-    ...     memory.write(torch.full((1, 1, 1), row + 0.5), at % 2, torch.ones(1), at)
+    ...     labels = torch.eye(2)[at % 2]
+    ...     memory.write(torch.full((1, 1, 1), row + 0.5), labels, torch.ones(1), at)
     >>> memory.rows.tolist(), memory.entries.flatten().tolist()
     ([3, 1, 2], [3.5, 1.5, 2.5])
-    >>> memory.bias(torch.tensor([1])).tolist()
-    [0.0, -inf, 0.0]
+    >>> memory.own(torch.tensor([0, 1])).tolist()
+    [-1, 1]
     """
 
     def __init__(self, n_classes, n_features, size, *, n_members=1):
         super().__init__()
-        self.n_classes = n_classes
         self.register_buffer("entries", torch.zeros(n_members, size, n_features))
-        self.register_buffer("classes", torch.zeros(size, dtype=torch.long))
+        self.register_buffer("labels", torch.zeros(size, n_classes))
         self.register_buffer("log_weight", torch.zeros(size))
         self.register_buffer("rows", torch.full((size,), -1))
         # The place that is written next, where not every row has its own.
@@ -170,48 +172,56 @@ class SampleMemory(nn.Module):
         self.register_buffer(
             "places", torch.empty(0, dtype=torch.long), persistent=False
         )
-        self.first = 0
+        self.first, self.own_places = 0, False
 
-    def start(self, n_rows, first=0):
-        """Make ready for training on the rows numbered from ``first`` on."""
+    def start(self, rows, first=0):
+        """Make ready for training on rows of these numbers, from ``first`` on.
+
+        With ``first=0`` whatever is stored is forgotten.
+        """
         self.first = first
-        self.places = torch.full((n_rows,), -1, device=self.rows.device)
+        self.places = torch.full((int(rows.max()) + 1 - first,), -1)
+        if first == 0:
+            self.rows.fill_(-1)
+            self.next.zero_()
+        self.own_places = first == 0 and len(rows) <= len(self.rows)
+        if self.own_places:
+            self.places[rows] = torch.arange(len(rows))
+            self.next.fill_(len(rows) % len(self.rows))
+        self.places = self.places.to(self.rows.device)
 
-    def labels(self):
-        """The class of each entry, one-hot, (size, n_classes)."""
-        one_hot = nn.functional.one_hot(self.classes, self.n_classes)
-        return one_hot.to(self.entries.dtype)
-
-    def bias(self, row=None):
+    def bias(self):
         """What is added to the scores of the entries, (size,).
 
-        The logarithm of the weight; minus infinity for a place that holds nothing and
-        for the rows of the batch, so that none of them sees itself.
+        The logarithm of the weight; minus infinity for a place that holds nothing.
         """
-        bias = self.log_weight.masked_fill(self.rows < 0, -torch.inf)
-        if row is not None:
-            places = self.places[row - self.first]
-            bias[places[places >= 0]] = -torch.inf
-        return bias
+        return self.log_weight.masked_fill(self.rows < 0, -torch.inf)
+
+    def own(self, row):
+        """The place of each row of a batch, (n_samples,); -1 for nowhere."""
+        return self.places[row - self.first]
 
     @torch.no_grad()
-    def write(self, z, y, weight, row):
+    def write(self, z, labels, weight, row):
         """Store the rows of a batch, detached."""
         size = len(self.rows)
-        if self.first == 0 and len(self.places) <= size:
-            place = row
-            self.next.fill_(len(self.places) % size)
+        if self.own_places:
+            place = self.places[row]
         else:
             # Of a batch larger than the memory the last rows stay.
-            z, y, weight, row = z[:, -size:], y[-size:], weight[-size:], row[-size:]
+            z, labels = z[:, -size:], labels[-size:]
+            weight, row = weight[-size:], row[-size:]
             place = (self.next + torch.arange(len(row), device=row.device)) % size
             self.next += len(row)
             self._forget(place, row)
-        self.places[row - self.first] = place
-        self.entries[:, place] = z.detach()
-        self.classes[place] = y
+            self.places[row - self.first] = place
+        # New tensors: the gradient of the batch still needs the old ones.
+        self.entries = self.entries.index_copy(1, place, z.detach())
+        self.labels = self.labels.index_copy(0, place, labels)
         self.log_weight[place] = weight.log()
         self.rows[place] = row
+        # Of a row that is there twice the last stays.
+        self.rows[place[self.places[row - self.first] != place]] = -1
 
     def _forget(self, place, row):
         """Drop the entries that lie in the places, and older ones of the rows."""
@@ -221,8 +231,8 @@ class SampleMemory(nn.Module):
         self.rows[stale[stale >= 0]] = -1
 
     @torch.no_grad()
-    def fill(self, z, y, weight, row):
+    def fill(self, z, labels, weight, row):
         """Hold these rows and no others, whatever the size before."""
-        self.entries, self.classes = z.detach(), y
+        self.entries, self.labels = z.detach(), labels
         self.log_weight, self.rows = weight.log().to(z.dtype), row
         self.next.zero_()

@@ -1,13 +1,14 @@
 """Sample attention memory network (arXiv 2309.13930)."""
 
 import math
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .attention import SampleAttention, kernel_scores, squared_distances
-from .embedding import FeatureExtractor
+from .embedding import FeatureExtractor, output_width
 from .memory import PrototypeMemory
 
 
@@ -57,9 +58,12 @@ class SAMN(nn.Module):
         Prototypes a class.
     memory_gate : "learned" or float in (0, 1], default="learned"
         Of the :class:`PrototypeMemory`.
-    head : {"distance", "kernel", "linear"}, default="distance"
-        What scores a class: the distance to its prototypes, their kernel, or an
-        ordinary linear layer that needs no prototypes.
+    head : {"distance", "kernel", "linear", "both"}, default="distance"
+        What scores a class: the distance to its prototypes, their kernel, an ordinary
+        linear layer that needs no prototypes, or the sum of the latter two.
+    feature_extractor : nn.Module or None, default=None
+        From (n_samples, n_features) to (n_samples, h), copied, in place of the
+        :class:`FeatureExtractor`.
 
     Notes
     -----
@@ -100,16 +104,21 @@ class SAMN(nn.Module):
         n_prototypes=1,
         memory_gate="learned",
         head="distance",
+        feature_extractor=None,
     ):
         super().__init__()
-        self.extract = FeatureExtractor(
-            n_features,
-            hidden_layer_sizes,
-            activation=activation,
-            dropout=dropout,
-            batch_norm=batch_norm,
-        )
-        h = self.extract.out_features
+        if feature_extractor is not None:
+            self.extract = deepcopy(feature_extractor)
+            h = output_width(feature_extractor, n_features)
+        else:
+            self.extract = FeatureExtractor(
+                n_features,
+                hidden_layer_sizes,
+                activation=activation,
+                dropout=dropout,
+                batch_norm=batch_norm,
+            )
+            h = self.extract.out_features
         # The memory holds rows that have read the memory: unnormalised, it can grow
         # from batch to batch without bound.
         self.norms = nn.ModuleList(nn.LayerNorm(h) for _ in range(n_attention_blocks))
@@ -122,9 +131,9 @@ class SAMN(nn.Module):
         )
         self.head = head
         self.bias = nn.Parameter(torch.zeros(n_classes))
-        if head == "linear":
+        if head in ("linear", "both"):
             self.linear = nn.Linear(h, n_classes, bias=False)
-        else:
+        if head != "linear":
             self.log_scale = nn.Parameter(torch.zeros(()))
 
     def set_prior(self, prior):
@@ -139,6 +148,10 @@ class SAMN(nn.Module):
         return SAMNOutput(
             self._logits(z, memory), z, memory, self.memory.classes, self.memory.filled
         )
+
+    def probabilities(self, x):
+        """Class probabilities, (n_samples, n_classes)."""
+        return self(x).logits.softmax(1)
 
     def embed(self, x):
         """Rows after the attention blocks, (n_samples, h)."""
@@ -157,17 +170,22 @@ class SAMN(nn.Module):
         return z, weights
 
     def _logits(self, z, memory):
-        if self.head == "linear":
-            return nn.functional.linear(z, self.linear.weight, self.bias)
-        if self.head == "kernel":
-            scores = kernel_scores(z, memory, **self.kernel)
-        else:
+        logits = self.bias
+        if self.head in ("linear", "both"):
+            logits = logits + self.linear(z)
+        if self.head != "linear":
+            logits = logits + self._memory_scores(z, memory)
+        return logits
+
+    def _memory_scores(self, z, memory):
+        if self.head == "distance":
             scores = -squared_distances(z, memory) / math.sqrt(z.shape[1])
+        else:
+            scores = kernel_scores(z, memory, **self.kernel)
         scores = self.log_scale.exp() * _centered(scores, self.memory.filled)
         scores = scores.masked_fill(~self.memory.filled, -1e4)
         # The nearest prototype speaks for its class.
-        scores = scores.unflatten(1, (-1, self.memory.n_prototypes)).amax(2)
-        return scores + self.bias
+        return scores.unflatten(1, (-1, self.memory.n_prototypes)).amax(2)
 
 
 def _centered(scores, filled):

@@ -5,8 +5,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .attention import read_memory
-from .embedding import FeatureExtractor, MemberLinear, PeriodicEmbedding
+from .attention import memory_weights, read_memory, squared_distances
+from .embedding import (
+    FeatureExtractor,
+    MemberLinear,
+    MemberModules,
+    PeriodicEmbedding,
+    output_width,
+)
 from .memory import SampleMemory
 
 # A class without any attention has this share of it.
@@ -66,7 +72,8 @@ class SampleNetwork(nn.Module):
     -----
     **Shape**
 
-    - x: (n_samples, n_features); in training also y, weight and row: (n_samples,)
+    - x: (n_samples, n_features); in training also labels: (n_samples, n_classes),
+      weight and row: (n_samples,), as the memory stores them
     - output: :class:`SampleOutput`
 
     Examples
@@ -74,9 +81,9 @@ class SampleNetwork(nn.Module):
     >>> import torch
     >>> from sklearn_samn.modules import SampleNetwork
     >>> network = SampleNetwork(4, 3, memory_size=6, n_members=2)
-    >>> network.memory.start(n_rows=6)
-    >>> x, y, row = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2]), torch.arange(6)
-    >>> network(x, y, torch.ones(6), row).logits.shape
+    >>> x, labels, row = torch.randn(6, 4), torch.eye(3).repeat(2, 1), torch.arange(6)
+    >>> network.memory.start(row)
+    >>> network(x, labels, torch.ones(6), row).logits.shape
     torch.Size([2, 6, 3])
     >>> network.eval().probabilities(x).shape
     torch.Size([6, 3])
@@ -101,6 +108,7 @@ class SampleNetwork(nn.Module):
         coef0=1.0,
         embedding_size=64,
         head="both",
+        feature_extractor=None,
     ):
         super().__init__()
         k = self.n_members = n_members
@@ -108,13 +116,16 @@ class SampleNetwork(nn.Module):
         self.kernel = {"kernel": kernel, "degree": degree, "coef0": coef0}
         if head == "distance":
             self.kernel["kernel"] = "rbf"
-        layers = []
-        if n_numeric and n_frequencies:
-            waves = PeriodicEmbedding(k, n_numeric, n_frequencies=n_frequencies)
-            n_features += n_numeric * 3
-            layers.append(waves)
-        layers.append(
-            FeatureExtractor(
+        if feature_extractor is not None:
+            self.extract = MemberModules(feature_extractor, k)
+            h = output_width(feature_extractor, n_features)
+        else:
+            layers = []
+            if n_numeric and n_frequencies:
+                waves = PeriodicEmbedding(k, n_numeric, n_frequencies=n_frequencies)
+                n_features = waves.out_features(n_features)
+                layers.append(waves)
+            extractor = FeatureExtractor(
                 n_features,
                 hidden_layer_sizes,
                 activation=activation,
@@ -122,9 +133,9 @@ class SampleNetwork(nn.Module):
                 batch_norm=batch_norm,
                 n_members=k,
             )
-        )
-        self.extract = nn.Sequential(*layers)
-        h, z = layers[-1].out_features, embedding_size
+            self.extract = nn.Sequential(*layers, extractor)
+            h = extractor.out_features
+        z = embedding_size
         n_reads = n_attention_blocks or int(head != "linear")
         self.queries = nn.ModuleList(MemberLinear(k, h, z) for _ in range(n_reads))
         self.values = nn.ModuleList(
@@ -143,10 +154,11 @@ class SampleNetwork(nn.Module):
         with torch.no_grad():
             self.bias.copy_(prior.log())
 
-    def forward(self, x, y=None, weight=None, row=None):
-        h, z, mass = self._walk(x, self.memory.bias(row))
-        if y is not None and self.queries:
-            self.memory.write(z, y, weight, row)
+    def forward(self, x, labels=None, weight=None, row=None):
+        own = None if row is None else self.memory.own(row)
+        h, z, mass = self._walk(x, own)
+        if labels is not None:
+            self.memory.write(z, labels, weight, row)
         return SampleOutput(self._logits(h, mass), z)
 
     def probabilities(self, x):
@@ -155,25 +167,49 @@ class SampleNetwork(nn.Module):
 
     def embed(self, x):
         """Rows as the memory stores them, (n_members, n_samples, width of an entry)."""
-        return self._walk(x, self.memory.bias())[1]
+        return self._walk(x)[1]
 
     def attend(self, x):
-        """Weights of the last look at the memory, (n_samples, size), and distances."""
-        raise NotImplementedError
+        """How each row looks at the memory in the last of its reads.
 
-    def _walk(self, x, bias):
+        Returns
+        -------
+        weights, distances : Tensor of shape (n_samples, memory_size)
+            Means over the members.
+        """
+        z, keys = (
+            entries.chunk(len(self.queries), dim=2)[-1]
+            for entries in (self.embed(x), self.memory.entries)
+        )
+        scale, bias = self._scale(-1), self.memory.bias()
+        weights = memory_weights(z, keys, bias, scale, **self.kernel)
+        return weights.mean(0), squared_distances(z, keys).sqrt().mean(0)
+
+    def _scale(self, read):
+        return nn.functional.softplus(self.temperature[read])
+
+    def _walk(self, x, own=None):
+        """Rows, their queries, and the share of attention on each class."""
         h = self.extract(x.expand(self.n_members, *x.shape))
-        labels = self.memory.labels()
+        bias = self.memory.bias()
+        labels = self.memory.labels.expand(self.n_members, -1, -1)
         keys = self.memory.entries.chunk(max(len(self.queries), 1), dim=2)
-        found, mass = [], None
+        seen, mass = [], None
         for i, query in enumerate(self.queries):
-            z = query(h)
-            scale = nn.functional.softplus(self.temperature[i])
-            mass, read = read_memory(z, keys[i], labels, bias, scale, **self.kernel)
-            found.append(z)
-            if i < len(self.values):
-                h = h + self.values[i](torch.cat([read - z, mass], dim=2))
-        return h, torch.cat(found, dim=2) if found else None, mass
+            z, block = query(h), i < len(self.values)
+            values = torch.cat([labels, keys[i]], dim=2) if block else labels
+            found = read_memory(
+                z, keys[i], values, bias, self._scale(i), own, **self.kernel
+            )
+            mass = found[..., : labels.shape[2]]
+            seen.append(z)
+            if block:
+                # The rows read relative to the own: zero where they agree, or where
+                # nothing is seen and all shares are zero.
+                read = found[..., labels.shape[2] :] - mass.sum(2, True) * z
+                found = torch.cat([mass, read], dim=2)
+                h = h + self.values[i](found)
+        return h, torch.cat(seen, dim=2) if seen else None, mass
 
     def _logits(self, h, mass):
         logits = self.bias

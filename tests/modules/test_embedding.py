@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sklearn_samn.modules import FeatureExtractor
-from sklearn_samn.modules.embedding import BatchNorm
+from sklearn_samn.modules.embedding import BatchNorm, Dropout
 
 X = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
 
@@ -41,11 +41,11 @@ def test_order_of_a_layer_with_everything():
     extract = FeatureExtractor(
         2, hidden_layer_sizes=(4,), activation="relu", dropout=0.25, batch_norm=True
     )
-    kinds = [nn.Linear, BatchNorm, nn.ReLU, nn.Dropout]
+    kinds = [nn.Linear, BatchNorm, nn.ReLU, Dropout]
     assert [type(layer) for layer in extract] == kinds
     # The batch norm shifts, so the linear layer need not.
     assert extract[0].bias is None
-    assert extract[3].p == 0.25
+    assert extract[3].threshold == 64
 
 
 def test_no_layers_pass_the_rows_on():

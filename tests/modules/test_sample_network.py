@@ -1,0 +1,405 @@
+"""Stored samples and the networks that read them, against numpy."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch import nn
+
+from sklearn_samn.modules import (
+    MemberLinear,
+    PeriodicEmbedding,
+    SampleMemory,
+    SampleNetwork,
+    kernel_scores,
+    read_memory,
+)
+from sklearn_samn.modules.embedding import (
+    Dropout,
+    MemberBatchNorm,
+    MemberModules,
+    output_width,
+)
+
+
+def softmax(scores):
+    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def double(*shape, seed=0, **params):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator, **params)
+
+
+# --- attention
+
+
+@pytest.mark.parametrize("kernel", ["exponential", "rbf", "linear", "sigmoid", "poly"])
+def test_read_memory_by_its_formula(kernel):
+    queries, keys, values = double(2, 5, 4), double(2, 7, 4, seed=1), double(2, 7, 3)
+    bias, scale = double(7, seed=2), torch.tensor([0.5, 2.0]).double().view(2, 1, 1)
+    bias[3] = -torch.inf
+    found = read_memory(queries, keys, values, bias, scale, kernel=kernel)
+    for member in range(2):
+        q, k, v = (a[member].numpy() for a in (queries, keys, values))
+        distances = np.linalg.norm(q[:, None] - k, axis=2)
+        scores = {
+            "exponential": -distances,
+            "rbf": -(distances**2) / 2,
+            "linear": q @ k.T / 2,
+            "sigmoid": np.tanh(q @ k.T / 2 + 1),
+            "poly": (q @ k.T / 2 + 1) ** 3,
+        }[kernel]
+        weights = softmax(scale[member].numpy() * scores + bias.numpy())
+        assert_allclose(found[member], weights @ v, rtol=1e-10)
+        # The hidden entry is not read.
+        assert weights[:, 3].max() == 0
+
+
+def test_gradient_of_the_exponential_kernel():
+    queries, scale = double(2, 5, 4), torch.tensor([0.5, 2.0]).double().view(2, 1, 1)
+    keys, values, bias = double(2, 7, 4, seed=1), double(2, 7, 3, seed=2), double(7)
+    bias[3] = -torch.inf
+    queries.requires_grad_()
+    scale.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda q, s: read_memory(q, keys, values, bias, s), (queries, scale)
+    )
+
+
+@pytest.mark.parametrize("kernel", ["exponential", "rbf"])
+def test_an_empty_memory_says_nothing(kernel):
+    queries = double(1, 3, 2).requires_grad_()
+    bias = torch.full((4,), -torch.inf, dtype=torch.float64)
+    scale = torch.ones(1, 1, 1, dtype=torch.float64)
+    found = read_memory(
+        queries, double(1, 4, 2), double(1, 4, 2), bias, scale, kernel=kernel
+    )
+    assert (found == 0).all()
+    found.sum().backward()
+    assert (queries.grad == 0).all()
+
+
+@pytest.mark.parametrize("kernel", ["exponential", "rbf"])
+def test_a_query_does_not_see_its_own_entry(kernel):
+    queries, keys, values = double(1, 3, 2), double(1, 4, 2, seed=1), double(1, 4, 2)
+    scale, bias = torch.ones(1, 1, 1).double(), torch.zeros(4).double()
+    own = torch.tensor([2, -1, 0])
+    found = read_memory(queries, keys, values, bias, scale, own, kernel=kernel)
+    for query, place in enumerate(own.tolist()):
+        others = [i for i in range(4) if i != place]
+        alone = read_memory(
+            queries[:, [query]],
+            keys[:, others],
+            values[:, others],
+            bias[others],
+            scale,
+            kernel=kernel,
+        )
+        assert torch.allclose(found[:, [query]], alone)
+    # An own entry that is all there is leaves nothing.
+    bias[[0, 1, 3]] = -torch.inf
+    found = read_memory(queries, keys, values, bias, scale, own, kernel=kernel)
+    assert (found[0, 0] == 0).all()
+    assert torch.allclose(found[0, 1:], values[0, 2])
+
+
+def test_gradient_with_own_entries_hidden():
+    queries, scale = double(1, 3, 4).requires_grad_(), torch.ones(1, 1, 1).double()
+    keys, values, bias = double(1, 5, 4, seed=1), double(1, 5, 3, seed=2), double(5)
+    own = torch.tensor([2, -1, 0])
+    scale.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda q, s: read_memory(q, keys, values, bias, s, own), (queries, scale)
+    )
+
+
+def test_a_query_on_a_key_has_a_finite_gradient():
+    keys = double(1, 3, 2)
+    queries = keys[:, :1].clone().requires_grad_()
+    scale = torch.ones(1, 1, 1, dtype=torch.float64)
+    bias = torch.zeros(3, dtype=torch.float64)
+    read_memory(queries, keys, double(1, 3, 2, seed=5), bias, scale).sum().backward()
+    assert queries.grad.isfinite().all()
+    scores = kernel_scores(queries, keys, kernel="exponential")
+    assert_allclose(scores[0, 0, 0].item(), 0, atol=1e-5)
+
+
+# --- memory
+
+
+def write(memory, rows, value=None, weight=1.0):
+    """Store rows whose embedding is their number (or a value), class their parity."""
+    row = torch.as_tensor(rows)
+    z = (row if value is None else torch.full_like(row, value)).double()
+    weights = torch.full((len(row),), weight, dtype=torch.float64)
+    memory.write(z.view(1, -1, 1), torch.eye(2).double()[row % 2], weights, row)
+
+
+def stored(memory):
+    """{row: entry} of what the memory holds."""
+    entries = memory.entries[0, :, 0].tolist()
+    return {r: e for r, e in zip(memory.rows.tolist(), entries, strict=True) if r >= 0}
+
+
+def test_each_row_has_its_own_place_where_there_is_room():
+    memory = SampleMemory(2, 1, size=4).double()
+    memory.start(torch.tensor([1, 3, 5, 8]))
+    assert stored(memory) == {}
+    write(memory, [8, 1])
+    assert stored(memory) == {1: 1, 8: 8}
+    write(memory, [3, 8], value=7)
+    assert stored(memory) == {1: 1, 3: 7, 8: 7}
+    assert memory.labels[memory.rows == 3].tolist() == [[0, 1]]
+
+
+def test_a_new_row_takes_the_place_of_the_oldest():
+    memory = SampleMemory(2, 1, size=3).double()
+    memory.start(torch.arange(6))
+    write(memory, [0, 1])
+    write(memory, [2, 3])
+    assert stored(memory) == {1: 1, 2: 2, 3: 3}
+    # Visited again, a row has one entry, the new one.
+    write(memory, [2], value=9)
+    assert stored(memory) == {2: 9, 3: 3}
+    # A row that is there twice in a batch, too.
+    write(memory, [5, 5])
+    assert stored(memory) == {5: 5, 2: 9}
+    # Of a batch larger than the memory the last rows stay.
+    write(memory, [0, 1, 2, 3, 4])
+    assert stored(memory) == {2: 2, 3: 3, 4: 4}
+
+
+@pytest.mark.parametrize("size", [40, 100])
+def test_the_own_place_is_known_in_many_epochs(size):
+    memory = SampleMemory(2, 1, size=size).double()
+    memory.start(torch.arange(100))
+    torch.manual_seed(0)
+    for _ in range(5):
+        # Each row of the batch is there twice.
+        for rows in torch.randperm(100).split(7):
+            own = memory.own(rows).tolist()
+            held = memory.rows.tolist()
+            # A row that is stored is stored once, where it says.
+            for row, place in zip(rows.tolist(), own, strict=True):
+                assert held.count(row) == (place >= 0 and held[place] == row)
+            write(memory, rows.repeat(2))
+    assert all(row == entry for row, entry in stored(memory).items())
+    assert len(stored(memory)) > size / 2
+
+
+def test_the_bias_is_the_logarithm_of_the_weight():
+    memory = SampleMemory(2, 1, size=3).double()
+    memory.start(torch.arange(3))
+    write(memory, [0], weight=2.0)
+    write(memory, [1], weight=0.5)
+    assert_allclose(
+        memory.bias(), np.log([2.0, 0.5, 0.0], where=[1, 1, 0], out=np.full(3, -np.inf))
+    )
+
+
+def test_rows_of_later_chunks_are_numbered_on():
+    memory = SampleMemory(2, 1, size=3).double()
+    memory.start(torch.arange(2))
+    write(memory, [0, 1])
+    memory.start(torch.tensor([2, 3]), first=2)
+    write(memory, [2, 3])
+    assert stored(memory) == {1: 1, 2: 2, 3: 3}
+    assert memory.rows[memory.own(torch.tensor([3]))].tolist() == [3]
+    # A new fit begins with nothing.
+    memory.start(torch.arange(2))
+    assert stored(memory) == {}
+
+
+# --- several networks at once
+
+
+def test_members_are_networks_of_their_own():
+    layer, x = MemberLinear(3, 4, 2).double(), double(3, 5, 4)
+    for member in range(3):
+        expected = x[member] @ layer.weight[member] + layer.bias[member]
+        assert torch.allclose(layer(x)[member], expected)
+
+
+def test_batch_norm_of_members():
+    ours, x = MemberBatchNorm(2, 3).double(), double(2, 8, 3)
+    alone = [nn.BatchNorm1d(3).double() for _ in range(2)]
+    for training in (True, False):
+        for norm in (ours, *alone):
+            norm.train(training)
+        expected = torch.stack([n(rows) for n, rows in zip(alone, x, strict=True)])
+        assert torch.allclose(ours(x), expected)
+
+
+def test_copies_of_a_module():
+    module = nn.Linear(4, 2).double()
+    copies = MemberModules(module, 2)
+    x = double(2, 5, 4)
+    assert torch.allclose(copies(x), module(x))
+    with torch.no_grad():
+        copies[0].weight.zero_()
+    assert module.weight.abs().min() > 0
+
+
+def test_width_of_a_module():
+    assert output_width(nn.Linear(4, 7), 4) == 7
+    with pytest.raises(ValueError, match=r"feature_extractor .* gives \(2, 2, 2\)"):
+        output_width(nn.Unflatten(1, (2, 2)), 4)
+
+
+def test_waves_of_each_number():
+    waves = PeriodicEmbedding(2, n_numeric=2, n_frequencies=3).double()
+    x = double(2, 5, 4)
+    out = waves(x)
+    assert out.shape == (2, 5, waves.out_features(4)) == (2, 5, 10)
+    assert torch.equal(out[..., :4], x)
+    for member in range(2):
+        for column in range(2):
+            frequency, phase = (
+                a[member, 0, column] for a in (waves.frequency, waves.phase)
+            )
+            expected = (x[member, :, column, None] * frequency + phase).cos()
+            found = out[member, :, 4 + 3 * column : 7 + 3 * column]
+            assert torch.allclose(found, expected)
+
+
+def test_dropout_keeps_the_mean():
+    torch.manual_seed(0)
+    dropout, x = Dropout(0.25), torch.ones(1000, 101, dtype=torch.float64)
+    dropped = dropout(x)
+    assert dropped.unique().tolist() == [0, 4 / 3]
+    # 101,000 draws: five standard deviations are 0.0068.
+    assert abs((dropped == 0).double().mean().item() - 0.25) < 0.0068
+    # Neighbouring elements are dropped independently.
+    together = ((dropped[:, 1:] == 0) & (dropped[:, :-1] == 0)).double().mean().item()
+    assert abs(together - 0.0625) < 0.005
+    assert torch.equal(dropout.eval()(x), x)
+    assert torch.equal(Dropout(0.0)(x), x)
+
+
+# --- the network
+
+
+def network(n_members=1, n_attention_blocks=0, **params):
+    torch.manual_seed(0)
+    net = SampleNetwork(
+        4,
+        3,
+        memory_size=6,
+        hidden_layer_sizes=(5,),
+        n_members=n_members,
+        n_attention_blocks=n_attention_blocks,
+        embedding_size=2,
+        **params,
+    ).double()
+    # So that the biases and the gate are seen.
+    for parameter in net.parameters():
+        nn.init.normal_(parameter)
+    return net
+
+
+def remember(net, n_rows=6):
+    """Rows 0 to 5 in the memory, two of each class."""
+    net.memory.start(torch.arange(n_rows))
+    z = double(net.n_members, n_rows, net.memory.entries.shape[2], seed=9)
+    y = torch.arange(n_rows) % 3
+    labels = torch.eye(3).double()[y]
+    net.memory.write(z, labels, torch.ones(n_rows).double(), torch.arange(n_rows))
+    return z.numpy(), y.numpy()
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def by_hand(net, x, z, y, member, own=None):
+    """Logits of one member without attention blocks, by linear layer and by memory."""
+    hidden = net.extract[0][0]
+    h = silu(x @ hidden.weight[member].numpy() + hidden.bias[member].numpy())
+    query = net.queries[0]
+    q = h @ query.weight[member].numpy() + query.bias[member].numpy()
+    scale = np.log1p(np.exp(net.temperature[0, member].item()))
+    scores = -scale * np.linalg.norm(q[:, None] - z[member], axis=2)
+    if own is not None:
+        scores[np.arange(len(own)), own] = -np.inf
+    mass = softmax(scores) @ np.eye(3)[y]
+    gate = np.log1p(np.exp(net.gate[member].item()))
+    linear = h @ net.linear.weight[member].numpy() + net.bias.numpy()
+    return linear, gate * np.log(mass + 1e-6)
+
+
+@pytest.mark.parametrize("n_members", [1, 2])
+def test_logits_by_hand(n_members):
+    net = network(n_members).eval().requires_grad_(False)
+    z, y = remember(net)
+    x = double(4, 4, seed=3)
+    logits = net(x).logits
+    for member in range(n_members):
+        linear, memory = by_hand(net, x.numpy(), z, y, member)
+        assert_allclose(logits[member], linear + memory, rtol=1e-8)
+    probabilities = softmax(logits.numpy()).mean(axis=0)
+    assert_allclose(net.probabilities(x), probabilities, rtol=1e-8)
+
+
+@pytest.mark.parametrize("head", ["linear", "kernel"])
+def test_either_head_alone(head):
+    net = network(head=head).eval().requires_grad_(False)
+    x = double(4, 4, seed=3)
+    if head == "linear":
+        assert not net.queries
+        assert net.memory.entries.numel() == 0
+        hidden = net.extract[0][0]
+        h = silu(x.numpy() @ hidden.weight[0].numpy() + hidden.bias[0].numpy())
+        expected = h @ net.linear.weight[0].numpy() + net.bias.numpy()
+    else:
+        z, y = remember(net)
+        expected = by_hand(net, x.numpy(), z, y, 0)[1] + net.bias.numpy()
+    assert_allclose(net(x).logits[0], expected, rtol=1e-8)
+
+
+def test_in_training_each_row_is_hidden_from_itself_then_stored():
+    net = network().requires_grad_(False)
+    z, y = remember(net)
+    x, row = double(2, 4, seed=3), torch.tensor([1, 4])
+    labels = torch.tensor([[1, 0, 0], [0.25, 0.75, 0]]).double()
+    output = net(x, labels, torch.tensor([1.0, 3.0]).double(), row)
+    linear, memory = by_hand(net, x.numpy(), z, y, 0, own=[1, 4])
+    assert_allclose(output.logits[0], linear + memory, rtol=1e-8)
+    assert torch.equal(net.memory.entries[:, row], output.embedding)
+    assert torch.equal(net.memory.labels[row], labels)
+    assert net.memory.labels.argmax(1).tolist() == [0, 0, 2, 0, 1, 2]
+    assert_allclose(net.memory.bias()[row], np.log([1, 3]))
+
+
+def test_a_block_adds_what_it_reads():
+    net = network(n_attention_blocks=1, head="linear").eval().requires_grad_(False)
+    z, y = remember(net)
+    x = double(3, 4, seed=3).numpy()
+    hidden, query, value = net.extract[0][0], net.queries[0], net.values[0]
+    h = silu(x @ hidden.weight[0].numpy() + hidden.bias[0].numpy())
+    q = h @ query.weight[0].numpy() + query.bias[0].numpy()
+    scale = np.log1p(np.exp(net.temperature[0, 0].item()))
+    weights = softmax(-scale * np.linalg.norm(q[:, None] - z[0], axis=2))
+    found = np.column_stack([weights @ np.eye(3)[y], weights @ z[0] - q])
+    h = h + found @ value.weight[0].numpy() + value.bias[0].numpy()
+    expected = h @ net.linear.weight[0].numpy() + net.bias.numpy()
+    assert_allclose(net(torch.from_numpy(x)).logits[0], expected, rtol=1e-8)
+    look, distances = net.attend(torch.from_numpy(x))
+    assert_allclose(look, weights, rtol=1e-6)
+    assert_allclose(distances, np.linalg.norm(q[:, None] - z[0], axis=2), rtol=1e-6)
+
+
+def test_each_block_has_queries_of_its_own():
+    net = network(n_attention_blocks=3)
+    assert net.memory.entries.shape == (1, 6, 6)
+    remember(net)
+    assert net.embed(double(2, 4)).shape == (1, 2, 6)
+
+
+def test_a_module_of_the_users_extracts_the_features():
+    module = nn.Sequential(nn.Linear(4, 7), nn.ReLU()).double()
+    net = network(2, feature_extractor=module)
+    assert net.linear.weight.shape == (2, 7, 3)
+    remember(net)
+    assert net(double(5, 4)).logits.shape == (2, 5, 3)
