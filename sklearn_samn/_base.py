@@ -398,18 +398,21 @@ class NeuralMixin:
             valid=valid,
             patience=None if valid is None else self.n_iter_no_change,
             device=device,
-            **{
-                "lr": self.lr,
-                "lr_schedule": self.lr_schedule,
-                "max_epochs": self.max_epochs,
-                "batch_size": self._resolve_batch_size(len(dataset)),
-                "optimizer": self.optimizer,
-                "weight_decay": self.weight_decay,
-                "verbose": int(self.verbose),
-                "skorch_params": self.skorch_params,
-                **changes,
-            },
+            **{**self._training_params(len(dataset)), **changes},
         )
+
+    def _training_params(self, n_rows):
+        """Parameters of the training on so many rows."""
+        return {
+            "lr": self.lr,
+            "lr_schedule": self.lr_schedule,
+            "max_epochs": self.max_epochs,
+            "batch_size": self._resolve_batch_size(n_rows),
+            "optimizer": self.optimizer,
+            "weight_decay": self.weight_decay,
+            "verbose": int(self.verbose),
+            "skorch_params": self.skorch_params,
+        }
 
     def _keep(self, net, past=()):
         """Take over a trained net and its history, after ``past`` epochs."""
@@ -485,32 +488,42 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         warm = self.warm_start and hasattr(self, "classes_")
         X, y, weight = self._validate_training_data(X, y, sample_weight, reset=not warm)
         self._set_classes(y[weight > 0], warm)
-        return self._fit_network(X, y, weight, warm=warm, holdout=self.early_stopping)
+        return self._fit_network(X, y, weight, warm=warm)
 
-    def _fit_network(self, X, y, weight, *, warm, holdout, **changes):
-        """Preprocessing, batches, training: the second half of fit and partial_fit."""
+    def _fit_network(self, X, y, weight, *, warm, chunk=False, **changes):
+        """Preprocessing, batches, training: the second half of fit and partial_fit.
+
+        A chunk is a part of rows that come bit by bit; ``changes`` go before the
+        parameters of the training.
+        """
         device = _training.resolve_device(self.device)
         seed = self._seed()
         rng = np.random.default_rng(seed)
         y = np.searchsorted(self.classes_, y)
         Z = self._preprocess(X, y, weight > 0, None if warm else seed)
         train, valid = np.flatnonzero(weight > 0), None
-        if holdout:
+        if self.early_stopping and not chunk:
             train, valid = stratified_holdout(y, train, self.validation_fraction, rng)
         weight = weight / weight[train].mean()
         past = self.history_ if warm else ()
         weights = _training.weights_to_numpy(self.net_) if warm else None
-        self._module_args = self._get_module_args(Z.shape[1], len(self.classes_))
+        self._module_args = self._get_module_args(
+            Z.shape[1], np.inf if chunk else len(train)
+        )
         with _training.reproducible(seed, device):
             module = self._to_dtype(self._module_class(**self._module_args))
             if warm:
                 self._load_previous(module, weights)
             else:
                 self._start(module, y[train], weight[train])
-            datasets = self._make_datasets(Z, y, weight, train, valid, rng, device)
+            datasets = self._make_datasets(
+                module, Z, y, weight, train, valid, rng, device
+            )
             net = self._train(
                 module.to(device), self._make_criterion(), *datasets, device, **changes
             )
+            if not chunk:
+                self._finish(net.module_, datasets[0], rng)
         self._keep(net, past)
         return self
 
@@ -539,6 +552,9 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
 
     def _start(self, module, y, weight):
         """What a new module should know of the data before training; nothing here."""
+
+    def _finish(self, module, dataset, rng):
+        """What a trained module should take along of the data; nothing here."""
 
     def _validate_training_data(self, X, y, sample_weight, reset):
         check_one_kind(y)
@@ -595,10 +611,10 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
 
         return X.shape[0], tensor
 
-    def _run(self, function, X):
+    def _run(self, function, X, **params):
         """Results of ``function(tensor)`` for all rows of X, by the batch."""
         n_rows, tensor = self._rows(X)
-        return _training.predict_batches(function, tensor, n_rows)
+        return _training.predict_batches(function, tensor, n_rows, **params)
 
     def predict_proba(self, X):
         """Class probabilities.
@@ -673,7 +689,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
             alpha=self.alpha, lam=self.lam, vector_reduction=self.vector_reduction
         )
 
-    def _make_datasets(self, Z, y, weight, train, valid, rng, device):
+    def _make_datasets(self, module, Z, y, weight, train, valid, rng, device):
         first, position = _neighbors.distinct_rows(Z[train], y[train])
         reference = train[first]
         if len(train) <= self.n_neighbors:
@@ -712,6 +728,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         """Rows with their neighbours gathered by the batch, never (n, K, d) at once."""
 
         def batch(index):
+            index = index.to(x.device)
             # index_select takes half the time of x[index].
             neighbors = found.index_select(0, index)
             target = {

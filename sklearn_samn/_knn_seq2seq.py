@@ -256,10 +256,10 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         "cell": [StrOptions({"lstm", "gru"})],
     }
 
-    def _get_module_args(self, n_features, n_classes):
+    def _get_module_args(self, n_features, n_rows):
         return {
             "n_features": n_features,
-            "n_classes": n_classes,
+            "n_classes": len(self.classes_),
             "n_neighbors": self.n_neighbors,
             "output": self.output,
             "hidden_layer_sizes": check_layer_sizes(self.hidden_layer_sizes),

@@ -265,10 +265,10 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         "n_memories": [Interval(Integral, 1, None, closed="left")],
     }
 
-    def _get_module_args(self, n_features, n_classes):
+    def _get_module_args(self, n_features, n_rows):
         return {
             "n_features": n_features,
-            "n_classes": n_classes,
+            "n_classes": len(self.classes_),
             "n_neighbors": self.n_neighbors,
             "output": "both" if self.predict_vectors else "labels",
             "hidden_layer_sizes": check_layer_sizes(self.hidden_layer_sizes),

@@ -294,6 +294,14 @@ def transform(preprocessor, X):
     return np.ascontiguousarray(preprocessor.transform(X))
 
 
+def count_numeric(preprocessor):
+    """How many columns of the matrix are scaled numbers; they are the first."""
+    if isinstance(preprocessor, NumericScaler):
+        return preprocessor.n_features_in_
+    columns = preprocessor.output_indices_.get("numeric", slice(0, 0))
+    return columns.stop - columns.start
+
+
 def in_units(preprocessor, Z):
     """Rows of a network in the units of the table, a column for each of the table's.
 

@@ -1,24 +1,52 @@
 """SAMNClassifier."""
 
+import math
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.base import _fit_context
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.utils import check_scalar
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
+from sklearn.utils.validation import check_is_fitted
 
 from . import _training
 from ._base import BaseNeuralClassifier, check_layer_sizes, unchanged_on_failure
-from .modules import SAMN, SAMNLoss
+from ._neighbors import distinct_rows
+from ._preprocessing import count_numeric
+from .modules import SAMN, SAMNLoss, SampleNetwork
 from .modules.embedding import ACTIVATIONS
+
+# Largest batch that batch_size="auto" takes.
+MAX_AUTO_BATCH_SIZE = 256
+# Up to so many columns of numbers, n_frequencies="auto" gives each its waves.
+MAX_PERIODIC = 20
+# What "auto" is for up to 800 and for from 4,000 training rows; between them it moves
+# with the logarithm of their number.
+BY_SIZE = {"dropout": (0.3, 0.1), "lr": (5e-3, 6e-3), "max_epochs": (20, 16)}
+# Rows embedded at a time when the memory is filled.
+SUPPORT_BATCH = 4096
+# Rows whose attention over the whole memory is held at a time.
+LOOKING_BATCH = 256
+# Keeps a sum of no weights from being divided by.
+TINY = 1e-30
+# Training rows whose attention tells which entries matter.
+MAX_LOOKING = 1024
+# Rows below which n_attention_blocks="auto" is 1, not 0.
+MAX_BLOCK_ROWS = 2_000
 
 
 def _has_attention(estimator):
-    if estimator.n_attention_blocks:
+    blocks, samples = estimator.n_attention_blocks, estimator.n_prototypes == "samples"
+    if blocks not in (0, "auto") or (samples and estimator.head != "linear"):
         return True
-    raise AttributeError("n_attention_blocks=0 leaves no attention to ask for")
+    raise AttributeError(
+        f"n_attention_blocks={blocks!r} with head={estimator.head!r} and n_prototypes="
+        f"{estimator.n_prototypes!r} leaves no attention to ask for"
+    )
 
 
 class SAMNClassifier(BaseNeuralClassifier):
@@ -26,57 +54,86 @@ class SAMNClassifier(BaseNeuralClassifier):
 
     Parameters
     ----------
+    feature_extractor : torch.nn.Module or None, default=None
+        A network of the user's from (n_samples, n_features) to (n_samples, h), for
+        images or sequences, say. It is copied, its weights are where training starts.
+        None is made of the parameters up to ``n_frequencies``.
     hidden_layer_sizes : array-like of int, default=(128, 128)
-        Widths of the layers between the scaled row and the attention. Empty for none,
-        as in the paper.
+        Widths of the layers between the preprocessed row and the attention. Empty for
+        none.
     activation : {"relu", "silu", "mish", "gelu", "tanh"}, default="silu"
         Activation of those layers.
-    dropout : float in [0, 1), default=0.2
-        Dropout after each hidden layer.
+    dropout : "auto" or float in [0, 1), default="auto"
+        Dropout after each hidden layer. "auto" falls from 0.3 for up to 800 training
+        rows to 0.1 from 4,000 on.
     batch_norm : bool, default=True
         Batch normalisation in each hidden layer.
-    n_attention_blocks : int, at least 0, default=1
-        Blocks of sample attention, each adding to a row what the memory says to it; 0
-        switches sample attention off.
-    kernel : {"linear", "poly", "rbf", "sigmoid"}, default="linear"
-        Scores of the attention, and of ``head="kernel"``: the kernels of an SVM.
+    n_frequencies : "auto" or int, at least 0, default="auto"
+        Learned waves that each number enters the network with, beside itself; 0 for
+        none. "auto" is 16 for up to 20 columns of numbers, else 0. Only used with
+        stored samples.
+    n_attention_blocks : "auto" or int, at least 0, default="auto"
+        Blocks of sample attention, each adding to a row what it reads in the memory.
+        "auto" is 1 with prototypes; with stored samples, which the head reads as well,
+        1 below 2,000 training rows and 0 from there.
+    kernel : {"exponential", "linear", "poly", "rbf", "sigmoid"}, default="exponential"
+        Scores of the attention, and of ``head="kernel"`` and "both": the kernels of an
+        SVM. "exponential" falls with the distance, "rbf" with its square.
     degree : int, at least 1, default=3
         Degree of the polynomial kernel.
     coef0 : float, default=1.0
         Constant of the polynomial and the sigmoid kernel.
-    n_prototypes : int, at least 1, default=1
-        Prototypes a class; a row counts for the nearest of its class.
+    n_prototypes : "samples" or int, at least 1, default="samples"
+        What the memory holds: stored training rows, or so many prototypes a class, of
+        which a row counts for the nearest of its class. 1 is the paper's.
+    memory_size : int, at least 1, default=2048
+        Stored rows that training attends to. Where there are more training rows, those
+        visited last. Only used with stored samples.
+    support_size : int, at least 1, or None, default=8192
+        Stored rows that prediction attends to, a random part of the training rows
+        where there are more; None is all of them. Time and memory of a prediction, and
+        the size of a pickle, grow with it. Only used with stored samples.
+    embedding_size : int, at least 1, default=64
+        Width of a stored row. Only used with stored samples.
+    n_members : int, at least 1, default=1
+        Networks trained side by side whose probabilities are averaged: better
+        probabilities for more time. Only used with stored samples.
     memory_gate : "learned" or float in (0, 1], default=0.05
         Share g of the batch in the gated update M_t = (1 - g) M_(t-1) + g P_t of the
         prototypes. "learned" is the paper's recurrent gate, a sigmoid layer; a number
         is a fixed momentum, the default because it classified better. 1 switches the
-        memory off: the prototypes are those of the last batch.
-    head : {"distance", "kernel", "linear"}, default="distance"
-        What scores a class: minus the squared distance to its nearest prototype, the
-        kernel with it, or a linear layer (no prototypes, an ablation).
+        memory off: the prototypes are those of the last batch. Only used with
+        prototypes.
+    head : {"both", "distance", "kernel", "linear"}, default="both"
+        What scores a class. "kernel": the memory; with stored samples the logarithm of
+        the attention that falls on the class, with prototypes the kernel with the
+        nearest. "distance": the same by the negative squared distance, whatever
+        ``kernel``. "linear": a linear layer. "both": the linear layer and the memory.
     loss : {"softmax", "squared_hinge"}, default="softmax"
         Cross-entropy, or the squared hinge of an SVM, one class against the rest.
     label_smoothing : float in [0, 1), default=0.05
         Share of the target spread over all classes. Only used with the softmax loss.
     inter_weight : float, at least 0, default=0.1
         Weight of the term that pushes prototypes of different classes ``margin`` apart;
-        0 switches it off.
+        0 switches it off. Only used with prototypes.
     inner_weight : float, at least 0, default=0.1
         Weight of the term that pulls rows to the nearest prototype of their class; 0
-        switches it off.
+        switches it off. Only used with prototypes.
     margin : float, at least 0, default=1.0
         Distance, as root mean square over the features of the embedding, from which on
         two prototypes are far enough apart.
-    max_epochs : int, at least 1, default=30
-        Passes over the training rows.
-    lr : float above 0, default=0.003
-        Learning rate; with ``lr_schedule="one_cycle"`` its highest value.
+    max_epochs : "auto" or int, at least 1, default="auto"
+        Passes over the training rows. "auto" falls from 20 for up to 800 training rows
+        to 16 from 4,000 on.
+    lr : "auto" or float above 0, default="auto"
+        Learning rate; with ``lr_schedule="one_cycle"`` its highest value. "auto" rises
+        from 0.005 for up to 800 training rows to 0.006 from 4,000 on.
     lr_schedule : {"one_cycle", "constant"}, default="one_cycle"
         "one_cycle" climbs in a line to ``lr`` over the first tenth of the steps and
         falls to zero in a cosine; "constant" is the paper's.
     batch_size : "auto" or int, at least 1, default="auto"
-        Rows a step. "auto" is the power of two nearest to a sixteenth of the training
-        rows, within 16 and 256. More than there are rows is clipped with a warning.
+        Rows a step. "auto" is the power of two nearest to a sixth of the training
+        rows, within 32 and 256. More than there are rows is clipped with a warning.
     optimizer : {"adamw", "adam", "sgd"}, default="adamw"
         Optimizer, torch's fused version.
     weight_decay : float, at least 0, default=0.01
@@ -127,11 +184,22 @@ class SAMNClassifier(BaseNeuralClassifier):
 
     Attributes
     ----------
-    prototypes_ : ndarray of shape (n_prototypes_total, hidden_layer_sizes[-1])
-        The memory: class prototypes in the space of :meth:`embed`. Empty with
-        ``head="linear"`` and no attention.
+    support_ : ndarray of shape (n_support,)
+        Indices of the training rows that are stored, counted over all chunks after
+        ``partial_fit``. Equal rows with equal labels count as the first of them. Only
+        with stored samples, as are the next two.
+    support_labels_ : ndarray of shape (n_support,)
+        Their classes.
+    support_weights_ : ndarray of shape (n_support,)
+        Mean attention of training rows on each, own row excluded: the alpha of this
+        machine. Not after ``partial_fit``.
+    prototypes_ : ndarray of shape (n_prototypes_total, n_embedded)
+        Class prototypes in the space of :meth:`embed`; the class means of stored
+        samples. Empty with ``head="linear"`` and no attention.
     prototype_labels_ : ndarray of shape (n_prototypes_total,)
         Class of each prototype.
+    n_samples_seen_ : int
+        Rows of all calls since the last ``fit``.
     classes_ : ndarray of shape (n_classes,)
         Class labels.
     n_features_in_ : int
@@ -161,17 +229,21 @@ class SAMNClassifier(BaseNeuralClassifier):
 
     Notes
     -----
-    A row walks: hidden layers; attention blocks, in which it queries the memory of
-    class prototypes; squared distances to the prototypes, as class scores. In training
-    each batch then moves the memory. The class shares of ``y`` are the starting point
-    of the class biases.
+    A row walks: waves and hidden layers; attention blocks, in which it queries the
+    memory; class scores from a linear layer and from the attention on each class. Each
+    batch of the training is then written to the memory, where a row never sees itself
+    or a copy of itself. When training ends, the support is stored as the finished
+    network embeds it. The class shares of ``y`` are the starting point of the class
+    biases.
 
-    The published version, one hidden layer, a learned gate, plain Adam, is
-    ``SAMNClassifier(hidden_layer_sizes=(128,), activation="relu", dropout=0.0,
-    batch_norm=False, memory_gate="learned", lr_schedule="constant", lr=1e-3,
-    optimizer="adam", weight_decay=0.0)``.
+    The published version, one prototype a class, one hidden layer, a learned gate,
+    plain Adam, is ``SAMNClassifier(n_prototypes=1, head="distance", kernel="linear",
+    hidden_layer_sizes=(128,), activation="relu", dropout=0.0, batch_norm=False,
+    memory_gate="learned", label_smoothing=0.0, max_epochs=30, lr_schedule="constant",
+    lr=1e-3, optimizer="adam", weight_decay=0.0, scaling="robust")``.
 
-    A pickle holds the weights as arrays, no optimizer state and no training rows.
+    A pickle holds the weights and the embedded support as arrays, no optimizer state
+    and no training rows.
 
     References
     ----------
@@ -189,31 +261,38 @@ class SAMNClassifier(BaseNeuralClassifier):
     >>> model = SAMNClassifier(random_state=0).fit(X_train, y_train)
     >>> model.score(X_test, y_test) > 0.9
     True
-    >>> model.attention(X_test).shape
-    (38, 1, 3)
+    >>> weights, rows = model.attention(X_test, top_k=3)
+    >>> weights.shape, rows.shape
+    ((38, 3), (38, 3))
     """
 
     def __init__(
         self,
         *,
+        feature_extractor=None,
         hidden_layer_sizes=(128, 128),
         activation="silu",
-        dropout=0.2,
+        dropout="auto",
         batch_norm=True,
-        n_attention_blocks=1,
-        kernel="linear",
+        n_frequencies="auto",
+        n_attention_blocks="auto",
+        kernel="exponential",
         degree=3,
         coef0=1.0,
-        n_prototypes=1,
+        n_prototypes="samples",
+        memory_size=2048,
+        support_size=8192,
+        embedding_size=64,
+        n_members=1,
         memory_gate=0.05,
-        head="distance",
+        head="both",
         loss="softmax",
         label_smoothing=0.05,
         inter_weight=0.1,
         inner_weight=0.1,
         margin=1.0,
-        max_epochs=30,
-        lr=3e-3,
+        max_epochs="auto",
+        lr="auto",
         lr_schedule="one_cycle",
         batch_size="auto",
         optimizer="adamw",
@@ -231,15 +310,21 @@ class SAMNClassifier(BaseNeuralClassifier):
         verbose=0,
         skorch_params=None,
     ):
+        self.feature_extractor = feature_extractor
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.dropout = dropout
         self.batch_norm = batch_norm
+        self.n_frequencies = n_frequencies
         self.n_attention_blocks = n_attention_blocks
         self.kernel = kernel
         self.degree = degree
         self.coef0 = coef0
         self.n_prototypes = n_prototypes
+        self.memory_size = memory_size
+        self.support_size = support_size
+        self.embedding_size = embedding_size
+        self.n_members = n_members
         self.memory_gate = memory_gate
         self.head = head
         self.loss = loss
@@ -266,19 +351,39 @@ class SAMNClassifier(BaseNeuralClassifier):
         self.verbose = verbose
         self.skorch_params = skorch_params
 
-    _module_class = SAMN
-
     _parameter_constraints = {
         **BaseNeuralClassifier._parameter_constraints,
+        **{
+            name: [
+                StrOptions({"auto"}),
+                *BaseNeuralClassifier._parameter_constraints[name],
+            ]
+            for name in ("dropout", "max_epochs", "lr")
+        },
+        "feature_extractor": [torch.nn.Module, None],
         "hidden_layer_sizes": ["array-like"],
         "activation": [StrOptions(set(ACTIVATIONS))],
-        "n_attention_blocks": [Interval(Integral, 0, None, closed="left")],
-        "kernel": [StrOptions({"linear", "poly", "rbf", "sigmoid"})],
+        "n_frequencies": [
+            StrOptions({"auto"}),
+            Interval(Integral, 0, None, closed="left"),
+        ],
+        "n_attention_blocks": [
+            StrOptions({"auto"}),
+            Interval(Integral, 0, None, closed="left"),
+        ],
+        "kernel": [StrOptions({"linear", "poly", "rbf", "sigmoid", "exponential"})],
         "degree": [Interval(Integral, 1, None, closed="left")],
         "coef0": [Real],
-        "n_prototypes": [Interval(Integral, 1, None, closed="left")],
+        "n_prototypes": [
+            StrOptions({"samples"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
+        "memory_size": [Interval(Integral, 1, None, closed="left")],
+        "support_size": [Interval(Integral, 1, None, closed="left"), None],
+        "embedding_size": [Interval(Integral, 1, None, closed="left")],
+        "n_members": [Interval(Integral, 1, None, closed="left")],
         "memory_gate": [StrOptions({"learned"}), Interval(Real, 0, 1, closed="right")],
-        "head": [StrOptions({"distance", "kernel", "linear"})],
+        "head": [StrOptions({"both", "distance", "kernel", "linear"})],
         "loss": [StrOptions({"softmax", "squared_hinge"})],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "inter_weight": [Interval(Real, 0, None, closed="left")],
@@ -286,22 +391,96 @@ class SAMNClassifier(BaseNeuralClassifier):
         "margin": [Interval(Real, 0, None, closed="left")],
     }
 
-    def _get_module_args(self, n_features, n_classes):
-        return {
+    @property
+    def _module_class(self):
+        return SampleNetwork if "memory_size" in self._module_args else SAMN
+
+    def _get_module_args(self, n_features, n_rows):
+        args = {
             "n_features": n_features,
-            "n_classes": n_classes,
+            "n_classes": len(self.classes_),
+            "feature_extractor": self.feature_extractor,
             "hidden_layer_sizes": check_layer_sizes(self.hidden_layer_sizes),
             "activation": self.activation,
-            "dropout": self.dropout,
+            "dropout": self._by_size("dropout", n_rows),
             "batch_norm": self.batch_norm,
-            "n_attention_blocks": self.n_attention_blocks,
+            "n_attention_blocks": self._n_blocks(n_rows),
             "kernel": self.kernel,
             "degree": self.degree,
             "coef0": self.coef0,
-            "n_prototypes": self.n_prototypes,
-            "memory_gate": self.memory_gate,
             "head": self.head,
         }
+        if self.n_prototypes != "samples":
+            return {
+                **args,
+                "n_prototypes": self.n_prototypes,
+                "memory_gate": self.memory_gate,
+            }
+        return {
+            **args,
+            "memory_size": self._n_entries(n_rows),
+            "n_members": self.n_members,
+            **self._waves(),
+            "embedding_size": self.embedding_size,
+        }
+
+    def _n_entries(self, n_rows):
+        if n_rows == np.inf and self._goes_on("memory_size"):
+            return self._module_args["memory_size"]
+        return min(self.memory_size, n_rows)
+
+    def _goes_on(self, name):
+        """Whether there is a network already, which has the parameter."""
+        return name in vars(self).get("_module_args", {})
+
+    def _n_blocks(self, n_rows):
+        if self.n_attention_blocks == "auto":
+            if self.n_prototypes != "samples":
+                return 1
+            if self._goes_on("n_attention_blocks"):
+                return self._module_args["n_attention_blocks"]
+            return int(n_rows < MAX_BLOCK_ROWS)
+        return self.n_attention_blocks
+
+    def _waves(self):
+        n_numeric, n_frequencies = count_numeric(self.preprocessor_), self.n_frequencies
+        if n_frequencies == "auto":
+            n_frequencies = 16 if n_numeric <= MAX_PERIODIC else 0
+        return {"n_numeric": n_numeric, "n_frequencies": n_frequencies}
+
+    def _by_size(self, name, n_rows):
+        """The parameter, or what "auto" is for so many training rows."""
+        value = getattr(self, name)
+        if value != "auto":
+            return value
+        small, large = BY_SIZE[name]
+        # On a logarithmic scale, from 800 rows and fewer to 4,000 and more.
+        share = np.clip(np.log(max(n_rows, 1) / 800) / np.log(5), 0, 1)
+        return float(small + (large - small) * share)
+
+    def _training_params(self, n_rows):
+        return {
+            **super()._training_params(n_rows),
+            "lr": self._by_size("lr", n_rows),
+            "max_epochs": round(self._by_size("max_epochs", n_rows)),
+        }
+
+    def _resolve_batch_size(self, n_rows):
+        if self.batch_size != "auto":
+            return super()._resolve_batch_size(n_rows)
+        wanted = 2 ** max(round(np.log2(n_rows / 6)), 5)
+        return int(min(wanted, MAX_AUTO_BATCH_SIZE, n_rows))
+
+    def _fit(self, X, y, sample_weight):
+        self.n_samples_seen_ = 0
+        if not self.warm_start:
+            vars(self).pop("_module_args", None)
+        return super()._fit(X, y, sample_weight)
+
+    def _fit_network(self, X, y, weight, **params):
+        super()._fit_network(X, y, weight, **params)
+        self.n_samples_seen_ += len(y)
+        return self
 
     def _start(self, module, y, weight):
         prior = np.bincount(y, weights=weight, minlength=len(self.classes_))
@@ -309,45 +488,172 @@ class SAMNClassifier(BaseNeuralClassifier):
         prior[prior == 0] = prior[prior > 0].min()
         module.set_prior(torch.from_numpy(prior / prior.sum()))
 
+    def _load_previous(self, module, weights):
+        # The memory of a fit on other rows may have another size; it is filled anew.
+        new = module.state_dict()
+        shapes = {name: value.shape for name, value in weights.items()}
+        keep = {
+            name: value.numpy()
+            for name, value in new.items()
+            if name.startswith("memory.") and shapes.get(name) != value.shape
+        }
+        super()._load_previous(module, {**weights, **keep})
+
     def _make_criterion(self):
+        prototypes = self.n_prototypes != "samples"
         return SAMNLoss(
             loss=self.loss,
-            inter_weight=self.inter_weight,
-            inner_weight=self.inner_weight,
+            inter_weight=self.inter_weight if prototypes else 0.0,
+            inner_weight=self.inner_weight if prototypes else 0.0,
             margin=self.margin,
             label_smoothing=self.label_smoothing,
         )
 
-    def _make_datasets(self, Z, y, weight, train, valid, rng, device):
+    def _make_datasets(self, module, Z, y, weight, train, valid, rng, device):
+        if isinstance(module, SAMN):
+            codes, weights = (self._tensor(a[train], device) for a in (y, weight))
+            everyone = torch.arange(len(train), device=device)
+            stored = {"y": codes, "weight": weights}, everyone
+        elif module.queries:
+            stored = self._stored_rows(module, Z, y, weight, train, device)
+        else:
+            stored = None
         return [
-            None if rows is None else self._dataset(Z, y, weight, rows, labels, device)
-            for rows, labels in [(train, True), (valid, False)]
+            self._dataset(Z, y, weight, train, stored, device),
+            None if valid is None else self._dataset(Z, y, weight, valid, None, device),
         ]
 
-    def _dataset(self, Z, y, weight, rows, labels, device):
-        """Rows; with their labels as inputs where they may write to the memory."""
+    def _stored_rows(self, module, Z, y, weight, train, device):
+        """Tables of what the memory is told, and each row's place in them.
+
+        Equal rows are one entry, with their weight and their shares of the classes, so
+        that no row meets its copies: it would look itself up, or, where only copies of
+        its class were hidden, see its class by what is missing.
+        """
+        first, position = distinct_rows(Z[train], np.zeros(len(train)))
+        mass = np.zeros((len(first), len(self.classes_)))
+        np.add.at(mass, (position, y[train]), weight[train])
+        total = mass.sum(axis=1)
+        row = train[first] + self.n_samples_seen_
+        module.memory.start(torch.from_numpy(row), self.n_samples_seen_)
+        tables = {"labels": mass / total[:, None], "weight": total, "row": row}
+        tables = {name: self._tensor(a, device) for name, a in tables.items()}
+        return tables, self._tensor(position, device)
+
+    def _dataset(self, Z, y, weight, rows, stored, device):
+        """Rows; with what the memory stores of them where they may write to it."""
         x, y, weight = (self._tensor(a[rows], device) for a in (Z, y, weight))
 
         def batch(index):
+            index = index.to(device)
             # index_select takes half the time of x[index].
             target = {
                 "y": y.index_select(0, index),
                 "weight": weight.index_select(0, index),
             }
-            rows = {"x": x.index_select(0, index)}
-            return {**rows, **(target if labels else {})}, target
+            inputs = {"x": x.index_select(0, index)}
+            if stored is not None:
+                tables, position = stored
+                place = position.index_select(0, index)
+                inputs |= {k: a.index_select(0, place) for k, a in tables.items()}
+            return inputs, target
 
         return _training.BatchDataset(len(rows), batch)
+
+    def _finish(self, module, dataset, rng):
+        """Fill the memory with its support, and see how training rows look at it."""
+        module.eval()
+        looking = torch.from_numpy(rng.permutation(len(dataset))[:MAX_LOOKING])
+        self._attention_entropy = None
+        with torch.no_grad():
+            if isinstance(module, SampleNetwork) and module.queries:
+                self._fill(module, dataset, rng)
+                self.support_weights_ = self._look(module, dataset, looking)
+            elif isinstance(module, SAMN) and module.attention:
+                weights = module.attend(dataset[looking][0]["x"])[:, -1]
+                self._attention_entropy = float(entropy(weights).mean())
+
+    def _fill(self, module, dataset, rng):
+        """Store training rows as they are embedded now."""
+        chunks = torch.arange(len(dataset)).split(SUPPORT_BATCH)
+        numbers = torch.cat([dataset[index][0]["row"] for index in chunks])
+        _, index = np.unique(numbers.cpu().numpy(), return_index=True)
+        if self.support_size is not None and len(index) > self.support_size:
+            # Keeping those most looked at is worse but for very few and many classes.
+            index = rng.choice(index, self.support_size, replace=False)
+        parts = []
+        for rows in torch.from_numpy(np.sort(index)).split(SUPPORT_BATCH):
+            stored = dataset[rows][0]
+            z = module.embed(stored.pop("x"))
+            parts.append((z.transpose(0, 1), *stored.values()))
+        z, *rest = (torch.cat(part) for part in zip(*parts, strict=True))
+        module.memory.fill(z.transpose(0, 1), *rest)
+
+    def _look(self, module, dataset, rows):
+        """Mean attention of training rows on each entry, none looking at itself."""
+        total = spread = 0
+        for part in rows.split(LOOKING_BATCH):
+            inputs = dataset[part][0]
+            weights, _ = module.attend(inputs["x"])
+            own = inputs["row"].unsqueeze(1) == module.memory.rows
+            weights = weights.masked_fill(own, 0)
+            weights = weights / weights.sum(1, keepdim=True).clamp_min(TINY)
+            total, spread = total + weights.sum(0), spread + entropy(weights).sum()
+        self._attention_entropy = float(spread) / len(rows)
+        return total.cpu().numpy() / len(rows)
 
     def _keep(self, net, past=()):
         super()._keep(net, past)
         memory = net.module_.memory
-        filled = memory.filled.cpu().numpy()
-        self.prototypes_ = memory.entries.cpu().numpy()[filled]
-        self.prototype_labels_ = self.classes_[memory.classes.cpu().numpy()[filled]]
+        stored = isinstance(net.module_, SampleNetwork)
+        filled = (memory.rows >= 0 if stored else memory.filled).cpu().numpy()
+        if not stored:
+            codes = memory.classes.cpu().numpy()[filled]
+            for name in ("support_", "support_labels_", "support_weights_"):
+                vars(self).pop(name, None)
+            self.prototypes_ = memory.entries.cpu().numpy()[filled]
+            self.prototype_labels_ = self.classes_[codes]
+            return
+        self._module_args = {**self._module_args, "memory_size": len(filled)}
+        self.support_ = memory.rows.cpu().numpy()[filled]
+        labels = memory.labels.cpu().numpy()[filled]
+        self.support_labels_ = self.classes_[labels.argmax(axis=1)]
+        entries = memory.entries.transpose(0, 1).flatten(1).cpu().numpy()[filled]
+        present = np.flatnonzero(labels.any(axis=0))
+        mass = labels.T[present] / labels.sum(axis=0)[present, None]
+        self.prototypes_ = mass @ entries
+        self.prototype_labels_ = self.classes_[present]
+
+    @property
+    def diagnostics_(self):
+        """Signs of a training that failed, as a dict.
+
+        ``attention_entropy`` is that of the training rows' attention as a share of its
+        highest value: 1 is an attention that tells no entry from another.
+        ``prototype_distance`` is the smallest distance between prototypes of different
+        classes, as root mean square over the features: 0 is a collapse.
+        ``validation_gap`` is the loss on the hold-out less that on the training rows,
+        in the last epoch: a large one is an overfit. A value is None where it cannot be
+        had: without attention, after ``partial_fit``, without a hold-out.
+        """
+        check_is_fitted(self)
+        last = self.history_[-1]
+        gap = last["valid_loss"] - last["train_loss"] if "valid_loss" in last else None
+        return {
+            "attention_entropy": self._attention_entropy,
+            "prototype_distance": self._prototype_distance(),
+            "validation_gap": gap,
+        }
+
+    def _prototype_distance(self):
+        other = self.prototype_labels_[:, None] != self.prototype_labels_
+        if not other.any():
+            return None
+        gaps = euclidean_distances(self.prototypes_)[other]
+        return float(gaps.min() / np.sqrt(self.prototypes_.shape[1]))
 
     def _probabilities(self, x):
-        return self.net_.module_(x).logits.softmax(1)
+        return self.net_.module_.probabilities(x)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, classes=None, sample_weight=None):
@@ -388,6 +694,10 @@ class SAMNClassifier(BaseNeuralClassifier):
                 "one chunk of y: pass a dict of class weights, or sample_weight."
             )
         first = not hasattr(self, "classes_")
+        if first:
+            self.n_samples_seen_ = 0
+        self._attention_entropy = None
+        vars(self).pop("support_weights_", None)
         _check_partial_fit_first_call(self, classes)
         X, y, weight = self._validate_training_data(X, y, sample_weight, reset=first)
         unknown = np.setdiff1d(y, self.classes_)
@@ -401,7 +711,7 @@ class SAMNClassifier(BaseNeuralClassifier):
             y,
             weight,
             warm=not first,
-            holdout=False,
+            chunk=True,
             max_epochs=1,
             lr_schedule="constant",
             verbose=0,
@@ -409,7 +719,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         )
 
     def embed(self, X):
-        """Rows as the network sees them when it compares them with the prototypes.
+        """Rows as the memory stores them and compares them.
 
         Parameters
         ----------
@@ -418,24 +728,97 @@ class SAMNClassifier(BaseNeuralClassifier):
 
         Returns
         -------
-        ndarray of shape (n_samples, hidden_layer_sizes[-1])
+        ndarray of shape (n_samples, n_embedded)
             Embeddings, in the space of ``prototypes_``.
         """
-        return self._run(lambda x: self.net_.module_.embed(x), X)
+        return self._run(self._embedding, X)
+
+    def _embedding(self, x):
+        z = self.net_.module_.embed(x)
+        return z if z.ndim == 2 else z.transpose(0, 1).flatten(1)
 
     @available_if(_has_attention)
-    def attention(self, X):
-        """Attention of each row over the memory.
+    def attention(self, X, *, top_k=10):
+        """The stored rows that each row looks at most.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Rows.
+        top_k : int, at least 1, default=10
+            Entries a row, or all there are if fewer.
 
         Returns
         -------
-        ndarray of shape (n_samples, n_attention_blocks, n_entries)
-            Weights that sum to one over the entries of ``prototypes_``.
+        weights : ndarray of shape (n_samples, top_k)
+            Attention, highest first; over all entries it sums to one.
+        entries : ndarray of shape (n_samples, top_k)
+            What is looked at: the indices of training rows, or of ``prototypes_``
+            where the memory holds those.
         """
-        filled = self.net_.module_.memory.filled
-        return self._run(lambda x: self.net_.module_.attend(x)[:, :, filled], X)
+        return self._most_attended(X, top_k)[:2]
+
+    def _most_attended(self, X, top_k):
+        """Weights, entries, labels and distances of those a row looks at most."""
+        check_scalar(top_k, "top_k", Integral, min_val=1)
+        check_is_fitted(self)
+        module = self.net_.module_
+        stored = isinstance(module, SampleNetwork)
+        filled = module.memory.rows >= 0 if stored else module.memory.filled
+
+        def look(x):
+            if stored:
+                weights, distances = module.attend(x)
+            else:
+                weights = module.attend(x)[:, -1]
+                distances = torch.cdist(module.embed(x), module.memory.entries)
+            weights, distances = weights[:, filled], distances[:, filled]
+            best, index = weights.topk(min(top_k, weights.shape[1]), dim=1)
+            return best, index, distances.gather(1, index)
+
+        weights, index, distances = self._run(look, X, batch_size=LOOKING_BATCH)
+        if stored:
+            return weights, self.support_[index], self.support_labels_[index], distances
+        return weights, index, self.prototype_labels_[index], distances
+
+    @available_if(_has_attention)
+    def explain(self, X, *, n_samples=5):
+        """The stored rows that decide on each row, as a table.
+
+        Needs pandas.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        n_samples : int, at least 1, default=5
+            Stored rows to list for each.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A line for each row and stored row, the most attended first, with columns
+            ``row`` (position in X), ``sample`` (index of the training row, or of the
+            prototype), ``label`` (its class), ``weight`` (attention) and ``distance``
+            (in the space of :meth:`embed`, mean over the members).
+        """
+        weights, samples, labels, distances = self._most_attended(X, n_samples)
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise ImportError(
+                "explain returns a pandas DataFrame: install pandas, or use attention."
+            ) from error
+        columns = {"sample": samples, "label": labels, "weight": weights}
+        columns = {**columns, "distance": distances}
+        return DataFrame(
+            {
+                "row": np.repeat(np.arange(len(weights)), weights.shape[1]),
+                **{name: values.ravel() for name, values in columns.items()},
+            }
+        )
+
+
+def entropy(weights):
+    """Entropy of each row's attention, as a share of that of equal weights."""
+    return torch.special.entr(weights).sum(1) / math.log(max(weights.shape[1], 2))

@@ -423,8 +423,8 @@ def _callbacks(verbose, patience, users):
 def diverged(lr, what):
     """The error of a training that left the finite numbers."""
     return ValueError(
-        f"Training diverged: {what}. Lower lr (now {lr}), or scale the features if "
-        f"standardize=False."
+        f"Training diverged: {what}. Lower lr (now {lr}), or scale the features "
+        f"where they are not scaled inside."
     )
 
 

@@ -381,7 +381,9 @@ def test_more_classes_than_rows_in_partial_fit():
 @each_classifier
 def test_rows_that_are_all_equal(estimator):
     X, y = data()
-    model = clone(estimator).set_params(max_epochs=20).fit(np.full_like(X, 3.5), y)
+    # Batch normalisation of what does not vary is at the mercy of its running mean.
+    model = clone(estimator).set_params(max_epochs=20, batch_norm=False)
+    model.fit(np.full_like(X, 3.5), y)
     probabilities = model.predict_proba(np.full_like(X, 3.5))
     assert np.isfinite(probabilities).all()
     assert np.ptp(probabilities, axis=0).max() == 0
@@ -804,6 +806,8 @@ INVALID = {
     "dropout": 1.0,
     "dtype": "float16",
     "early_stopping": "yes",
+    "embedding_size": 0,
+    "feature_extractor": "cnn",
     "head": "tail",
     "hidden_layer_sizes": 5,
     "hidden_size": 0,
@@ -820,10 +824,12 @@ INVALID = {
     "margin": -1.0,
     "max_epochs": 0,
     "memory_gate": 0.0,
-    "memory_size": 1,
+    "memory_size": 0,
     "n_attention_blocks": -1,
+    "n_frequencies": -1,
     "n_iter_no_change": 0,
     "n_jobs": 1.5,
+    "n_members": 0,
     "n_memories": 0,
     "n_neighbors": 0,
     "n_prototypes": 0,
@@ -841,6 +847,7 @@ INVALID = {
     "standardize": "yes",
     "stop_when_exhausted": "yes",
     "subset_size": 0,
+    "support_size": 0,
     "temperature": 0.0,
     "validation_fraction": 1.0,
     "vector_reduction": "max",

@@ -677,6 +677,8 @@ def test_early_stopping_keeps_the_best_weights(estimator):
     best = int(np.argmax(model.validation_scores_))
     assert best == model.n_iter_ - 1 - 3
     kept = model.net_.module_.state_dict()
+    # The memory is filled anew by the network that is kept.
+    kept = {k: v for k, v in kept.items() if not k.startswith("memory.")}
 
     def differences(epoch):
         taken = snapshots.taken[epoch]
@@ -730,9 +732,10 @@ def test_early_stopping_holds_rows_out(classifier):
     model.fit(X, y)
     assert model.score(X, y) > 0.9
     if hasattr(model, "memory_size"):
-        rows = model.memory_indices_
-        assert rows.shape == (1, 70)
-        assert np.bincount(y[rows[0]]).tolist() == [35, 35]
+        rows = getattr(model, "support_", None)
+        rows = model.memory_indices_[0] if rows is None else rows
+        assert rows.shape == (70,)
+        assert np.bincount(y[rows]).tolist() == [35, 35]
 
 
 @each_classifier
@@ -823,7 +826,7 @@ def test_partial_fit_refuses():
 @pytest.mark.parametrize("head", ["distance", "kernel", "linear"])
 def test_partial_fit_of_a_class_that_comes_later(head):
     X, y = separable(n_samples=300, n_classes=3)
-    model = SAMNClassifier(random_state=0, head=head)
+    model = SAMNClassifier(random_state=0, head=head, n_prototypes=1)
     for _ in range(3):
         model.partial_fit(X[y < 2], y[y < 2], classes=[0, 1, 2])
     unseen = model.predict_proba(X)[:, 2]
@@ -1017,41 +1020,6 @@ def test_memnet_remembers_equal_rows_once():
     twice = np.repeat(np.arange(20), 2)
     model = clone(MEMNET).set_params(memory_size=1000).fit(X[twice], y[twice])
     assert_array_equal(model.memory_indices_, [np.arange(0, 40, 2)])
-
-
-def test_samn_attention_embedding_and_prototypes():
-    X, y = separable(n_classes=3)
-    names = np.array(["a", "b", "c"])
-    model = SAMNClassifier(
-        hidden_layer_sizes=(16, 8),
-        n_attention_blocks=2,
-        n_prototypes=2,
-        max_epochs=4,
-        random_state=0,
-    ).fit(X, names[y])
-    weights = model.attention(X[:7])
-    assert weights.shape == (7, 2, 6)
-    assert (weights >= 0).all()
-    assert_allclose(weights.sum(axis=2), 1, atol=1e-5)
-    assert model.embed(X[:7]).shape == (7, 8)
-    assert model.prototypes_.shape == (6, 8)
-    assert model.prototype_labels_.tolist() == ["a", "a", "b", "b", "c", "c"]
-    # Rows lie by the prototypes of their class.
-    distances = np.linalg.norm(model.embed(X)[:, None] - model.prototypes_, axis=2)
-    assert (model.prototype_labels_[distances.argmin(axis=1)] == names[y]).mean() > 0.9
-
-
-def test_samn_without_attention():
-    X, y = separable()
-    model = clone(SAMN).set_params(n_attention_blocks=0)
-    assert not hasattr(model, "attention")
-    model.fit(X, y)
-    assert not hasattr(model, "attention")
-    with pytest.raises(AttributeError, match="attention"):
-        model.attention(X)
-    assert model.embed(X).shape == (90, 128)
-    bare = clone(SAMN).set_params(hidden_layer_sizes=[]).fit(X, y)
-    assert bare.embed(X).shape == X.shape
 
 
 @every_estimator

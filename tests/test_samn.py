@@ -1,0 +1,405 @@
+"""The memory of SAMNClassifier: what it holds, what can be asked of it."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.datasets import load_digits, make_blobs, make_moons
+from sklearn.model_selection import train_test_split
+from torch import nn
+
+from sklearn_samn import SAMNClassifier
+from sklearn_samn.modules import SAMN, SampleNetwork
+
+
+def blobs(n_samples=120, n_classes=3, seed=0):
+    """Classes that lie apart; labels are strings."""
+    centers = 6 * np.eye(4)[:n_classes]
+    X, y = make_blobs(n_samples, centers=centers, random_state=seed)
+    return X, np.array(["a", "b", "c", "d"])[y]
+
+
+def fitted(X, y, **params):
+    params = {"max_epochs": 5, "random_state": 0, **params}
+    return SAMNClassifier(**params).fit(X, y)
+
+
+# --- what is stored
+
+
+def test_every_training_row_is_stored():
+    X, y = blobs()
+    model = fitted(X, y)
+    assert isinstance(model.net_.module_, SampleNetwork)
+    assert_array_equal(model.support_, np.arange(120))
+    assert_array_equal(model.support_labels_, y)
+    assert model.embed(X).shape == (120, 64)
+    # The entries are what the finished network makes of the rows.
+    entries = model.net_.module_.memory.entries[0].numpy()
+    assert_allclose(entries, model.embed(X), atol=1e-5)
+    means = [model.embed(X)[y == label].mean(axis=0) for label in "abc"]
+    assert_allclose(model.prototypes_, means, atol=1e-4)
+    assert model.prototype_labels_.tolist() == ["a", "b", "c"]
+
+
+def test_equal_rows_are_stored_once_with_their_weight():
+    X, y = blobs(30)
+    twice = np.repeat(np.arange(30), 2)
+    model = fitted(X[twice], y[twice])
+    assert_array_equal(model.support_, np.arange(0, 60, 2))
+    weight = model.net_.module_.memory.log_weight.exp().numpy()
+    assert_allclose(weight, 2)
+    # Equal rows of different labels, too, with their shares.
+    both = fitted(np.repeat(X, 3, axis=0), np.tile(["a", "b", "b"], 30))
+    assert_array_equal(both.support_, np.arange(0, 90, 3))
+    assert_allclose(both.net_.module_.memory.labels, np.tile([1 / 3, 2 / 3], (30, 1)))
+    assert set(both.support_labels_) == {"b"}
+
+
+def test_rows_of_weight_zero_and_of_the_hold_out_are_not_stored():
+    X, y = blobs()
+    weight = np.ones(120)
+    weight[::3] = 0
+    model = SAMNClassifier(max_epochs=3, random_state=0)
+    model.fit(X, y, sample_weight=weight)
+    assert_array_equal(model.support_, np.flatnonzero(weight))
+    model.set_params(early_stopping=True, validation_fraction=0.25)
+    assert len(model.fit(X, y).support_) == 90
+
+
+def test_support_size_bounds_what_is_stored():
+    X, y = blobs(300)
+    model = fitted(X, y, support_size=75)
+    assert len(model.support_) == len(set(model.support_)) == 75
+    assert_array_equal(model.support_labels_, y[model.support_])
+    assert model.score(X, y) > 0.95
+    small = len(pickle.dumps(model))
+    large = len(pickle.dumps(fitted(X, y, support_size=None)))
+    # 64 floats, class, weight, number, and three attributes a row.
+    assert 225 * 64 * 4 < large - small < 225 * (64 * 4 + 64)
+    assert_array_equal(pickle.loads(pickle.dumps(model)).predict(X), model.predict(X))
+
+
+@pytest.mark.parametrize("memory_size", [1, 30, 10_000])
+def test_any_memory_size(memory_size):
+    X, y = blobs()
+    model = fitted(X, y, memory_size=memory_size, max_epochs=15)
+    assert model.score(X, y) > 0.95
+    assert len(model.support_) == 120
+
+
+def test_a_stored_row_decides_by_its_label():
+    """Rows that differ from stored ones by nothing take their class from them."""
+    X, y = make_moons(400, noise=0.1, random_state=0)
+    model = fitted(X, y, head="kernel", max_epochs=20)
+    assert model.score(X, y) > 0.95
+    memory = model.net_.module_.memory
+    before = model.predict(X)
+    memory.labels.copy_(1 - memory.labels)
+    assert (model.predict(X) != before).mean() > 0.95
+
+
+# --- what can be asked
+
+
+@pytest.mark.parametrize("params", [{}, {"n_members": 2}, {"kernel": "rbf"}])
+def test_attention(params):
+    X, y = blobs()
+    model = fitted(X, y, **params)
+    weights, rows = model.attention(X[:7], top_k=4)
+    assert weights.shape == rows.shape == (7, 4)
+    assert (np.diff(weights, axis=1) <= 0).all()
+    everything, entries = model.attention(X[:7], top_k=1000)
+    assert everything.shape == (7, 120)
+    assert_allclose(everything.sum(axis=1), 1, rtol=1e-5)
+    assert_array_equal(np.sort(entries, axis=1), np.tile(np.arange(120), (7, 1)))
+    assert_allclose(everything[:, :4], weights)
+    # The rows looked at are those of the own class, its own copy first.
+    assert (y[rows] == y[:7, None]).mean() > 0.9
+    if params.get("n_members", 1) == 1:
+        assert_array_equal(rows[:, 0], np.arange(7))
+
+
+def test_attention_by_its_formula():
+    X, y = blobs()
+    model = fitted(X, y, dtype="float64")
+    z = model.embed(X)
+    distances = np.linalg.norm(z[:5, None] - z, axis=2)
+    scale = np.log1p(np.exp(model.net_.module_.temperature.item()))
+    expected = np.exp(-scale * distances)
+    expected /= expected.sum(axis=1, keepdims=True)
+    weights, rows = model.attention(X[:5], top_k=120)
+    assert_allclose(weights, np.take_along_axis(expected, rows, 1), rtol=1e-4)
+    table = model.explain(X[:5], n_samples=3)
+    found = np.take_along_axis(distances, rows[:, :3], 1).ravel()
+    assert_allclose(table["distance"], found, atol=1e-5)
+
+
+def test_explain():
+    X, y = blobs()
+    table = fitted(X, y).explain(X[10:14], n_samples=3)
+    assert table.columns.tolist() == ["row", "sample", "label", "weight", "distance"]
+    assert table["row"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert_array_equal(table["label"], y[table["sample"]])
+    nearest = table.groupby("row").first()
+    assert nearest["sample"].tolist() == [10, 11, 12, 13]
+
+
+@pytest.mark.parametrize("method", ["attention", "explain"])
+@pytest.mark.parametrize("value", [0, 2.5])
+def test_bad_number_of_entries(method, value):
+    X, y = blobs()
+    model = fitted(X, y)
+    name = {"attention": "top_k", "explain": "n_samples"}[method]
+    with pytest.raises((ValueError, TypeError), match="top_k"):
+        getattr(model, method)(X, **{name: value})
+
+
+def test_support_weights_leave_the_own_row_out():
+    X, y = blobs()
+    # One row far from all others: nobody looks at it but itself.
+    X[17] = 60
+    model = fitted(X, y)
+    weights = model.support_weights_
+    assert weights.shape == (120,)
+    assert_allclose(weights.sum(), 1, rtol=1e-4)
+    own = model.attention(X)[0][17, 0]
+    assert weights[17] < 0.5 * np.median(weights) < 0.1 * own
+
+
+def test_without_any_attention():
+    X, y = blobs()
+    model = SAMNClassifier(head="linear", n_attention_blocks=0, random_state=0)
+    assert not hasattr(model, "attention")
+    model.set_params(max_epochs=10).fit(X, y)
+    assert not hasattr(model, "explain")
+    with pytest.raises(AttributeError, match="attention"):
+        model.attention(X)
+    assert model.score(X, y) > 0.95
+    assert model.diagnostics_["attention_entropy"] is None
+
+
+def test_diagnostics():
+    X, y = blobs()
+    model = fitted(X, y, max_epochs=20, early_stopping=True)
+    signs = model.diagnostics_
+    assert set(signs) == {"attention_entropy", "prototype_distance", "validation_gap"}
+    assert 0 < signs["attention_entropy"] < 0.95
+    gaps = np.linalg.norm(model.prototypes_[:, None] - model.prototypes_, axis=2)
+    smallest = gaps[np.triu_indices(3, 1)].min() / 8
+    assert_allclose(signs["prototype_distance"], smallest, rtol=1e-5)
+    last = model.history_[-1]
+    assert signs["validation_gap"] == last["valid_loss"] - last["train_loss"]
+    # An attention that learned nothing tells no row from another.
+    untrained = fitted(X, y, max_epochs=1, lr=1e-12)
+    assert untrained.diagnostics_["attention_entropy"] > signs["attention_entropy"]
+    assert untrained.diagnostics_["validation_gap"] is None
+
+
+# --- prototypes, the smallest memory
+
+
+def test_prototypes_of_the_paper():
+    X, y = blobs()
+    model = fitted(
+        X,
+        y,
+        n_prototypes=2,
+        n_attention_blocks=2,
+        hidden_layer_sizes=(16, 8),
+        kernel="linear",
+        head="distance",
+    )
+    assert isinstance(model.net_.module_, SAMN)
+    assert model.prototypes_.shape == (6, 8)
+    assert model.prototype_labels_.tolist() == ["a", "a", "b", "b", "c", "c"]
+    assert not hasattr(model, "support_")
+    weights, entries = model.attention(X[:7])
+    assert weights.shape == entries.shape == (7, 6)
+    assert_allclose(weights.sum(axis=1), 1, atol=1e-5)
+    assert model.embed(X[:7]).shape == (7, 8)
+    distances = np.linalg.norm(model.embed(X)[:, None] - model.prototypes_, axis=2)
+    assert (model.prototype_labels_[distances.argmin(axis=1)] == y).mean() > 0.9
+    table = model.explain(X[:2], n_samples=2)
+    assert_array_equal(table["label"], model.prototype_labels_[table["sample"]])
+    assert 0 <= model.diagnostics_["attention_entropy"] <= 1
+
+
+def test_both_heads_over_prototypes():
+    X, y = blobs()
+    model = fitted(X, y, n_prototypes=1, head="both", max_epochs=20)
+    assert model.score(X, y) > 0.95
+
+
+def test_prototypes_without_attention():
+    X, y = blobs()
+    model = SAMNClassifier(n_prototypes=1, n_attention_blocks=0, max_epochs=3)
+    assert not hasattr(model, "attention")
+    assert model.fit(X, y).embed(X).shape == (120, 128)
+    bare = SAMNClassifier(n_prototypes=1, hidden_layer_sizes=(), max_epochs=3)
+    assert bare.fit(X, y).embed(X).shape == X.shape
+
+
+def test_another_memory_after_another_fit():
+    X, y = blobs()
+    model = fitted(X, y)
+    model.set_params(n_prototypes=1).fit(X, y)
+    assert not hasattr(model, "support_")
+    assert len(model.prototypes_) == 3
+    again = pickle.loads(pickle.dumps(model))
+    assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+
+
+# --- settings that go by the number of rows
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "max_epochs", "lr", "dropout", "n_blocks", "batch_size"),
+    [
+        (90, 20, 5e-3, 0.3, 1, 32),
+        (1789, 18, 5.5e-3, 0.2, 1, 256),
+        (4000, 16, 6e-3, 0.1, 0, 256),
+    ],
+)
+def test_auto(n_samples, max_epochs, lr, dropout, n_blocks, batch_size):
+    model = SAMNClassifier()
+    params = model._training_params(n_samples)
+    assert params["max_epochs"] == max_epochs
+    assert_allclose(params["lr"], lr, rtol=1e-3)
+    assert params["batch_size"] == batch_size
+    assert_allclose(model._by_size("dropout", n_samples), dropout, rtol=1e-3)
+    assert model._n_blocks(n_samples) == n_blocks
+
+
+@pytest.mark.parametrize(("n_features", "n_waves"), [(4, 16), (20, 16), (21, 0)])
+def test_waves_where_there_are_few_numbers(n_features, n_waves):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, n_features)), np.arange(60) % 2
+    assert fitted(X, y, max_epochs=1)._module_args["n_frequencies"] == n_waves
+
+
+# --- chunks
+
+
+def test_partial_fit_stores_the_rows_seen_last():
+    X, y = blobs(200)
+    model = SAMNClassifier(memory_size=50, random_state=0)
+    for start in range(0, 200, 40):
+        rows = slice(start, start + 40)
+        model.partial_fit(X[rows], y[rows], classes=["a", "b", "c"])
+    assert model.n_samples_seen_ == 200
+    # All of the last chunk and ten of the one before.
+    assert set(model.support_) > set(range(160, 200))
+    assert len(model.support_) == 50
+    assert model.support_.min() >= 120
+    assert_array_equal(model.support_labels_, y[model.support_])
+    assert not hasattr(model, "support_weights_")
+    assert model.diagnostics_["attention_entropy"] is None
+    assert model.attention(X[:3], top_k=2)[1].min() >= 120
+
+
+def test_partial_fit_goes_on_after_fit_and_after_a_pickle():
+    X, y = blobs()
+    model = fitted(X, y, max_epochs=20)
+    model = pickle.loads(pickle.dumps(model)).partial_fit(X, y)
+    assert model.n_samples_seen_ == 240
+    assert_array_equal(np.sort(model.support_), np.arange(120, 240))
+    assert model.score(X, y) > 0.95
+
+
+def test_partial_fit_learns():
+    X, y = blobs(300)
+    model = SAMNClassifier(random_state=0)
+    for _ in range(15):
+        model.partial_fit(X, y, classes=["a", "b", "c", "d"])
+    assert model.score(X, y) > 0.95
+    assert (model.predict(X) != "d").all()
+    # One class at a time: of the other classes the memory is all that is left.
+    model.partial_fit(X[y == "a"][:5], y[y == "a"][:5])
+    assert model.score(X, y) > 0.9
+
+
+def test_warm_start_on_more_rows():
+    X, y = blobs(300)
+    model = fitted(X[:100], y[:100], warm_start=True)
+    model.fit(X, y)
+    assert_array_equal(model.support_, np.arange(300))
+    assert model.n_iter_ == 10
+    assert model.score(X, y) > 0.95
+
+
+# --- a network of the user's
+
+
+def make_cnn():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)),
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+    )
+
+
+@pytest.mark.parametrize("params", [{}, {"n_prototypes": 1}, {"n_members": 2}])
+def test_feature_extractor(params):
+    X, y = load_digits(return_X_y=True)
+    X_train, X_test, y_train, y_test = train_test_split(
+        X / 16, y, train_size=500, random_state=0, stratify=y
+    )
+    cnn = make_cnn()
+    before = {name: value.clone() for name, value in cnn.state_dict().items()}
+    model = fitted(
+        X_train, y_train, feature_extractor=cnn, scaling=None, max_epochs=30, **params
+    )
+    # Ten digits, 50 of each to learn from.
+    assert model.score(X_test, y_test) > 0.9
+    # The user's own copy is left alone.
+    assert all(torch.equal(before[k], v) for k, v in cnn.state_dict().items())
+    again = pickle.loads(pickle.dumps(model))
+    assert_array_equal(again.predict_proba(X_test), model.predict_proba(X_test))
+
+
+def test_a_feature_extractor_that_does_not_fit():
+    X, y = blobs()
+    with pytest.raises(
+        ValueError, match=r"feature_extractor must turn rows .* \(2, 2, 2\)"
+    ):
+        fitted(X, y, feature_extractor=nn.Unflatten(1, (2, 2)))
+
+
+# --- rows see no copy of themselves
+
+
+def test_a_row_does_not_see_its_class_by_the_copies_that_are_hidden():
+    """Of equal rows of both classes nothing tells which is which."""
+    X, y = np.zeros((90, 3)), np.repeat([0, 1], [60, 30])
+    model = fitted(X, y, max_epochs=40, label_smoothing=0.0)
+    assert (model.predict(X) == 0).all()
+    # What was learned is not better than the shares of the classes.
+    best = -(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3))
+    assert model.loss_curve_[-1] > best - 0.02
+
+
+def test_oversampled_copies_do_not_teach_the_memory_to_look_themselves_up():
+    """Of noise there is nothing to learn, however often each row is there."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(300, 5)), rng.integers(0, 2, 300)
+    model = fitted(np.tile(X, (4, 1)), np.tile(y, 4), max_epochs=15, head="kernel")
+    fresh = rng.normal(size=(2000, 5))
+    confidence = model.predict_proba(fresh).max(axis=1)
+    # Rows that could look themselves up would be sure of everything.
+    assert np.mean(confidence) < 0.8
+
+
+def test_no_warning_in_a_plain_fit():
+    X, y = blobs()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SAMNClassifier(random_state=0).fit(X, y).predict(X)
