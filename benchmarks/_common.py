@@ -37,15 +37,21 @@ DATA_DIR = ROOT.parent / "shared" / "data"
 
 # The published version, from the Notes of SAMNClassifier's docstring.
 PAPER = {
+    "n_prototypes": 1,
+    "head": "distance",
+    "kernel": "linear",
     "hidden_layer_sizes": (128,),
     "activation": "relu",
     "dropout": 0.0,
     "batch_norm": False,
     "memory_gate": "learned",
+    "label_smoothing": 0.0,
+    "max_epochs": 30,
     "lr_schedule": "constant",
     "lr": 1e-3,
     "optimizer": "adam",
     "weight_decay": 0.0,
+    "scaling": "robust",
 }
 
 MIN_CLASS_ROWS = 8

@@ -1,0 +1,114 @@
+"""How much memory and how many attention blocks SAMNClassifier needs.
+
+Accuracy and log loss on six sets against the entries kept for prediction
+(``support_size``), the entries attended to in training (``memory_size``) and the
+attention blocks (``n_attention_blocks``), each alone, the others at their defaults.
+Stratified 70/30 splits. Sets of many and of few classes, all of more rows than the
+default memory holds, so that every value matters.
+
+A rerun goes on where the last one ended. Writes memory.csv to --out and the figure to
+--figure.
+
+Usage: python benchmarks/bench_memory.py [--seeds 2] [--n-jobs 2]
+"""
+
+import functools
+import pathlib
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from _common import (
+    ROOT,
+    label_scores,
+    load_set,
+    make_parser,
+    make_samn,
+    missing,
+    probability_scores,
+    read_rows,
+    run_tasks,
+    split,
+    timed,
+)
+
+SETS = "phoneme satimage letter magic_gamma electricity wine_quality_white".split()
+VALUES = {
+    "support_size": (32, 128, 512, 2048, 8192),
+    "memory_size": (128, 512, 1024, 2048, 4096),
+    "n_attention_blocks": (0, 1, 2, 3, 4),
+}
+TITLES = {
+    "support_size": "rows kept for prediction",
+    "memory_size": "rows attended to in training",
+    "n_attention_blocks": "attention blocks",
+}
+
+
+def measure(data_set, seed, parameter, value, *, data_dir, max_train):
+    """Scores and seconds of one fit with one parameter changed."""
+    X, y, categorical = load_set(data_dir, data_set)
+    parts = split(X, y, seed, max_train=max_train)
+    X_train, X_test, y_train, y_test = parts
+    model = make_samn(categorical, seed, **{parameter: value})
+    _, seconds = timed(model.fit, X_train, y_train)
+    probability, predict_seconds = timed(model.predict_proba, X_test)
+    return {
+        "n_train": len(y_train),
+        **label_scores(y_test, probability.argmax(1)),
+        **probability_scores(y_test, probability),
+        "fit_seconds": seconds,
+        "predict_seconds": predict_seconds,
+    }
+
+
+def draw(frame, path):
+    """Accuracy less that of the largest value or the default, a line a set."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
+    for axis, (parameter, values) in zip(axes, VALUES.items(), strict=True):
+        part = frame[frame["parameter"] == parameter]
+        table = part.pivot_table(index="value", columns="data_set", values="accuracy")
+        # Against the best that the panel can do, to see what a smaller value costs.
+        gaps = 100 * (table - table.loc[max(values) if "size" in parameter else 0])
+        for name in gaps:
+            axis.plot(gaps.index, gaps[name], marker="o", markersize=3, label=name)
+        axis.axhline(0, color="#8a95a5", linewidth=0.8)
+        axis.set_xlabel(TITLES[parameter])
+        if "size" in parameter:
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(values, labels=[str(value) for value in values])
+    axes[0].set_ylabel("accuracy, points")
+    axes[0].set_ylim(bottom=max(axes[0].get_ylim()[0], -12))
+    axes[2].legend(fontsize=7, frameon=False)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def main():
+    parser = make_parser(__doc__, sets=SETS, seeds=2, max_train=15_000)
+    parser.add_argument("--n-jobs", type=int, default=1, help="processes")
+    figure = ROOT / "doc" / "images" / "samn_memory.png"
+    parser.add_argument("--figure", type=pathlib.Path, default=figure)
+    args = parser.parse_args()
+    path = args.out / "memory.csv"
+    tasks = [
+        {"data_set": name, "seed": seed, "parameter": parameter, "value": value}
+        for name in args.sets
+        for seed in range(args.seeds)
+        for parameter, values in VALUES.items()
+        for value in values
+    ]
+    function = functools.partial(
+        measure, data_dir=args.data_dir, max_train=args.max_train
+    )
+    tasks = missing(path, tasks, ("data_set", "seed", "parameter", "value"))
+    run_tasks(path, tasks, function, args.n_jobs)
+    frame = pd.DataFrame(read_rows(path))
+    columns = ["accuracy", "macro_f1", "log_loss", "fit_seconds", "predict_seconds"]
+    print(frame.groupby(["parameter", "value"])[columns].mean().round(3).to_string())
+    draw(frame, args.figure)
+
+
+if __name__ == "__main__":
+    main()
