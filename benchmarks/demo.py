@@ -86,7 +86,7 @@ def make_contestants(encoder, seed):
         make_pipeline(encoder, SAMNClassifier(max_epochs=8, random_state=seed)),
         {
             "samnclassifier__class_weight": [None, "balanced"],
-            "samnclassifier__n_attention_blocks": [0, 1],
+            "samnclassifier__n_prototypes": [1, "samples"],
         },
         scoring="f1_macro",
         cv=2,

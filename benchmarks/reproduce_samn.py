@@ -100,10 +100,14 @@ class Network:
 
     def fit(self, X, y):
         width = equal_width(X.shape[1], y.max() + 1)
-        setting = {**PAPER, "hidden_layer_sizes": (width, width), **self.parameters}
-        self.samn_ = make_samn(
-            None, self.seed, head="linear", n_attention_blocks=0, **setting
-        ).fit(X, y)
+        setting = {
+            **PAPER,
+            "head": "linear",
+            "n_attention_blocks": 0,
+            "hidden_layer_sizes": (width, width),
+            **self.parameters,
+        }
+        self.samn_ = make_samn(None, self.seed, **setting).fit(X, y)
         return self
 
     def predict(self, X):
