@@ -368,6 +368,12 @@ class NeuralMixin:
             array = array.astype(self._numpy_dtype(), copy=False)
         return torch.from_numpy(np.require(array, requirements="CW")).to(device)
 
+    def _row_tensors(self, arrays, rows, device):
+        """Those rows of each array as tensors; no copy is made of all of them."""
+        everyone = len(rows) == len(arrays[0])
+        taken = arrays if everyone else [array[rows] for array in arrays]
+        return [self._tensor(array, device) for array in taken]
+
     def _resolve_batch_size(self, n_rows):
         if self.batch_size == "auto":
             wanted = 2 ** max(round(np.log2(n_rows / 16)), 4)
@@ -714,7 +720,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         x, labels = (self._tensor(a, device) for a in (Z[reference], y[reference]))
         datasets = [
             self._dataset(
-                *(self._tensor(a, device) for a in (Z[rows], y[rows], weight[rows])),
+                *self._row_tensors((Z, y, weight), rows, device),
                 *(self._tensor(a, device) for a in (own, found)),
                 x,
                 labels,

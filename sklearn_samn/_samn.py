@@ -511,7 +511,7 @@ class SAMNClassifier(BaseNeuralClassifier):
 
     def _make_datasets(self, module, Z, y, weight, train, valid, rng, device):
         if isinstance(module, SAMN):
-            codes, weights = (self._tensor(a[train], device) for a in (y, weight))
+            codes, weights = self._row_tensors((y, weight), train, device)
             everyone = torch.arange(len(train), device=device)
             stored = {"y": codes, "weight": weights}, everyone
         elif module.queries:
@@ -530,7 +530,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         that no row meets its copies: it would look itself up, or, where only copies of
         its class were hidden, see its class by what is missing.
         """
-        first, position = distinct_rows(Z[train], np.zeros(len(train)))
+        seen = Z if len(train) == len(Z) else Z[train]
+        first, position = distinct_rows(seen, np.zeros(len(train), dtype=Z.dtype))
         mass = np.zeros((len(first), len(self.classes_)))
         np.add.at(mass, (position, y[train]), weight[train])
         total = mass.sum(axis=1)
@@ -542,7 +543,7 @@ class SAMNClassifier(BaseNeuralClassifier):
 
     def _dataset(self, Z, y, weight, rows, stored, device):
         """Rows; with what the memory stores of them where they may write to it."""
-        x, y, weight = (self._tensor(a[rows], device) for a in (Z, y, weight))
+        x, y, weight = self._row_tensors((Z, y, weight), rows, device)
 
         def batch(index):
             index = index.to(device)
