@@ -22,7 +22,7 @@ to measure a model anew, delete its rows. Writes classifiers.csv and classifiers
 --out and the figure of critical differences to --figure.
 
 Usage: python benchmarks/bench_classifiers.py [--seeds 3] [--n-jobs 2] [--slow]
-       python benchmarks/bench_classifiers.py --report-only
+       python benchmarks/bench_classifiers.py --report-only [--models SAMN XGBoost ...]
 """
 
 import functools
@@ -213,9 +213,15 @@ def report(frame):
     return "\n\n".join(parts) + "\n"
 
 
-def complete(rows):
-    """Rows of the sets and seeds that every model has run on, models in order."""
+def complete(rows, chosen=None):
+    """Rows of the sets and seeds that every model has run on, models in order.
+
+    Of all models, or of those chosen, so that one that has not run on every set does
+    not cost the others their sets.
+    """
     frame = pd.DataFrame(rows)
+    if chosen:
+        frame = frame[frame["model"].isin(chosen)].copy()
     models = frame["model"].unique()
     order = [name for name in {**MODELS, **SLOW} if name in models]
     frame["model"] = pd.Categorical(frame["model"], order)
@@ -255,7 +261,7 @@ def main():
         tasks = missing(path, tasks, ("data_set", "seed", "model"))
         run_tasks(path, tasks, function, args.n_jobs)
 
-    frame = complete(read_rows(path))
+    frame = complete(read_rows(path), args.models if args.report_only else None)
     if frame.empty:
         parser.exit(message="No set has been run with every model yet: no report.\n")
     text = report(frame)
