@@ -268,6 +268,39 @@ def test_they_are_put_back_after_an_exception(two_threads):
     assert torch.get_num_threads() == 2
 
 
+def denormals_live():
+    return torch.tensor(1e-39).mul(1).item() > 0
+
+
+@pytest.fixture
+def denormals():
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush denormal numbers")
+    torch.set_flush_denormal(False)
+    yield
+    torch.set_flush_denormal(False)
+
+
+def test_denormals_are_flushed_in_training_only(denormals):
+    with reproducible(0, CPU):
+        assert not denormals_live()
+    assert denormals_live()
+    with pytest.raises(KeyError), reproducible(0, CPU):
+        raise KeyError
+    assert denormals_live()
+    torch.set_flush_denormal(True)
+    with reproducible(0, CPU):
+        pass
+    assert not denormals_live()
+
+
+def test_denormals_are_flushed_in_prediction(denormals):
+    tiny = torch.tensor([1e-39, 1.0])
+    flushed = predict_batches(lambda x: x.mul(1e3), lambda rows: tiny[rows], 2)
+    assert flushed.tolist() == [0, 1e3]
+    assert denormals_live()
+
+
 def draws(seed):
     with reproducible(seed, CPU):
         return torch.rand(4).tolist()
