@@ -10,6 +10,7 @@ TORCH ?= torch==2.13.0
 
 .PHONY: demo test test-oldest lint doc clean
 .PHONY: bench-engine bench-classifiers bench-samn-cost reproduce-samn
+.PHONY: bench-oversampling bench-oversampling-speed
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -36,7 +37,7 @@ doc: $(VENV)/.doc
 bench-engine: $(VENV)/.benchmarks
 	$(VENV)/bin/python benchmarks/bench_engine.py
 
-# These three need the folder of data sets: make bench-classifiers DATA_DIR=...
+# These need the folder of data sets: make bench-classifiers DATA_DIR=...
 # A rerun goes on from the rows in benchmarks/results.
 DATA_DIR ?= ../shared/data
 N_JOBS ?= 1
@@ -49,6 +50,12 @@ bench-samn-cost: $(VENV)/.benchmarks
 
 reproduce-samn: $(VENV)/.benchmarks
 	$(VENV)/bin/python benchmarks/reproduce_samn.py --data-dir $(DATA_DIR) --n-jobs $(N_JOBS) --runtime
+
+bench-oversampling: $(VENV)/.benchmarks
+	$(VENV)/bin/python benchmarks/bench_oversampling.py --data-dir $(DATA_DIR) --n-jobs $(N_JOBS) --ablations
+
+bench-oversampling-speed: $(VENV)/.benchmarks
+	$(VENV)/bin/python benchmarks/bench_oversampling_speed.py --data-dir $(DATA_DIR)
 
 # Everything that the targets above leave behind.
 clean:

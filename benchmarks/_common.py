@@ -9,6 +9,7 @@ import csv
 import functools
 import inspect
 import pathlib
+import re
 import time
 import warnings
 from contextlib import contextmanager
@@ -55,7 +56,14 @@ PAPER = {
 }
 
 MIN_CLASS_ROWS = 8
-LOWER_IS_BETTER = {"log_loss", "ece", "fit_seconds", "predict_seconds"}
+LOWER_IS_BETTER = {
+    "log_loss",
+    "ece",
+    "brier",
+    "fit_seconds",
+    "predict_seconds",
+    "sample_seconds",
+}
 
 
 # Data -------------------------------------------------------------------------------
@@ -183,6 +191,24 @@ def timed(function, *args):
     return result, time.perf_counter() - start
 
 
+def resident_mib(field):
+    """VmRSS, the resident memory now, or VmHWM, its peak since it was last reset.
+
+    Not getrusage's ru_maxrss: that also counts the process this one was forked from.
+    """
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(rf"{field}:\s+(\d+)", status)[1]) / 1024
+
+
+def reset_peak():
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
+def exponent(n, figures):
+    """The slope of a line through the logarithms."""
+    return np.polyfit(np.log(n), np.log(figures), 1)[0]
+
+
 def clip_probabilities(probability):
     """At least 1e-7 each, and the sum of a row is one again."""
     probability = np.clip(np.asarray(probability, dtype=np.float64), 1e-7, 1)
@@ -218,13 +244,14 @@ def probability_scores(y, probability):
 
 
 def make_parser(doc, *, sets, seeds, max_train=30_000):
-    """The options that the scripts share."""
+    """The options that the scripts share; no --max-train where that is None."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--data-dir", type=pathlib.Path, default=DATA_DIR)
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
     parser.add_argument("--sets", nargs="+", default=sets, metavar="SET")
     parser.add_argument("--seeds", type=int, default=seeds, help="how many")
-    parser.add_argument("--max-train", type=int, default=max_train, metavar="ROWS")
+    if max_train is not None:
+        parser.add_argument("--max-train", type=int, default=max_train, metavar="ROWS")
     return parser
 
 
@@ -253,25 +280,44 @@ def missing(path, tasks, keys):
 def _run_task(function, task):
     with one_thread():
         warm_up()
-        return {**task, **function(**task)}
+        figures = function(**task)
+    rows = figures if isinstance(figures, list) else [figures]
+    return [{**task, **row} for row in rows]
 
 
 def run_tasks(path, tasks, function, n_jobs):
-    """Append a row for each task as it is done, so that a rerun goes on from there."""
+    """Append the rows of each task as it is done, so that a rerun goes on from there.
+
+    The function returns the figures of one row, a dict, or a list of such.
+    """
     if not tasks:
         return
     jobs = (joblib.delayed(_run_task)(function, task) for task in tasks)
     pool = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")
-    for row in tqdm(pool(jobs), total=len(tasks), unit="fit"):
-        append_row(path, row)
+    for rows in tqdm(pool(jobs), total=len(tasks), unit="task"):
+        for row in rows:
+            append_row(path, row)
 
 
 # Statistics -------------------------------------------------------------------------
 
 
-def set_means(frame, metric):
+def complete(rows, names):
+    """Rows of the sets and seeds that every model of names in them has run on.
+
+    The models are in the order of names.
+    """
+    frame = pd.DataFrame(rows)
+    frame = frame[frame["model"].isin(names)].copy()
+    order = [name for name in names if name in set(frame["model"])]
+    frame["model"] = pd.Categorical(frame["model"], order)
+    counts = frame.groupby(["data_set", "seed"])["model"].transform("nunique")
+    return frame[counts == len(order)]
+
+
+def set_means(frame, metric, by=("data_set",)):
     """Means over the seeds, a row a set, a column a model; complete sets only."""
-    means = frame.groupby(["data_set", "model"], sort=False, observed=True)[metric]
+    means = frame.groupby([*by, "model"], sort=False, observed=True)[metric]
     return means.mean().unstack().dropna().round(9)
 
 

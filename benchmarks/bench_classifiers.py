@@ -32,6 +32,7 @@ import pandas as pd
 from _common import (
     PAPER,
     ROOT,
+    complete,
     count_wins,
     draw_critical_difference,
     label_scores,
@@ -213,22 +214,6 @@ def report(frame):
     return "\n\n".join(parts) + "\n"
 
 
-def complete(rows, chosen=None):
-    """Rows of the sets and seeds that every model has run on, models in order.
-
-    Of all models, or of those chosen, so that one that has not run on every set does
-    not cost the others their sets.
-    """
-    frame = pd.DataFrame(rows)
-    if chosen:
-        frame = frame[frame["model"].isin(chosen)].copy()
-    models = frame["model"].unique()
-    order = [name for name in {**MODELS, **SLOW} if name in models]
-    frame["model"] = pd.Categorical(frame["model"], order)
-    counts = frame.groupby(["data_set", "seed"])["model"].transform("nunique")
-    return frame[counts == len(models)]
-
-
 def main():
     parser = make_parser(__doc__, sets=CHOSEN_ON + HELD_OUT, seeds=3)
     parser.add_argument("--models", nargs="+", choices=[*MODELS, *SLOW])
@@ -261,7 +246,9 @@ def main():
         tasks = missing(path, tasks, ("data_set", "seed", "model"))
         run_tasks(path, tasks, function, args.n_jobs)
 
-    frame = complete(read_rows(path), args.models if args.report_only else None)
+    # With --models, one that has not run on every set costs the others none.
+    chosen = args.models if args.report_only else None
+    frame = complete(read_rows(path), chosen or [*MODELS, *SLOW])
     if frame.empty:
         parser.exit(message="No set has been run with every model yet: no report.\n")
     text = report(frame)

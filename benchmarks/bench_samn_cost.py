@@ -19,14 +19,12 @@ Usage: python benchmarks/bench_samn_cost.py [--seeds 5] [--sizes 10000 30000] [-
 
 import gc
 import multiprocessing
-import pathlib
-import re
 from concurrent.futures import ProcessPoolExecutor
 
-import numpy as np
 import pandas as pd
 from _common import (
     append_row,
+    exponent,
     load_set,
     make_parser,
     make_samn,
@@ -34,6 +32,8 @@ from _common import (
     missing,
     one_thread,
     read_rows,
+    reset_peak,
+    resident_mib,
     samn_columns,
     scaled,
     split,
@@ -113,19 +113,6 @@ def print_cost(frame):
         print(f"{title}: median over the sets {ratio.median():.2f}, {worst}")
 
 
-def resident_mib(field):
-    """VmRSS, the resident memory now, or VmHWM, its peak since it was last reset.
-
-    Not getrusage's ru_maxrss: that also counts the process this one was forked from.
-    """
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(re.search(rf"{field}:\s+(\d+)", status)[1]) / 1024
-
-
-def reset_peak():
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-
-
 def measure_growth(data_dir, n_rows, device):
     """One fit on n_rows rows of covertype, in a process that does nothing else.
 
@@ -167,11 +154,6 @@ def run_growth(args, path):
         with ProcessPoolExecutor(1, mp_context=spawn) as pool:
             figures = pool.submit(measure_growth, args.data_dir, **task).result()
         append_row(path, {**task, **figures})
-
-
-def exponent(n, figures):
-    """The slope of a line through the logarithms."""
-    return np.polyfit(np.log(n), np.log(figures), 1)[0]
 
 
 def print_growth(frame):
