@@ -114,8 +114,8 @@ def stratified_holdout(y, rows, fraction, rng):
     return np.setdiff1d(rows, valid), np.sort(valid)
 
 
-def check_finite(X, estimator, columns=None, *, allow_nan=False):
-    """Raise a ValueError that names the first column with NaN or infinity.
+def check_finite(X, estimator, columns=None):
+    """Raise a ValueError that names the first column with infinity.
 
     ``columns`` are the positions of X's columns in the whole table, by default all.
     """
@@ -123,40 +123,20 @@ def check_finite(X, estimator, columns=None, *, allow_nan=False):
         X = X.toarray()
     if X.dtype == object:
         X = X.astype(float)
-    refused = np.isinf if allow_nan else _is_not_finite
-    if not refused(X).any():
+    if not np.isinf(X).any():
         return
-    row, column = np.argwhere(refused(X))[0]
-    what = "NaN" if np.isnan(X[row, column]) else "infinity"
+    row, column = np.argwhere(np.isinf(X))[0]
     column = column if columns is None else columns[column]
     names = getattr(estimator, "feature_names_in_", None)
     name = repr(str(names[column])) if names is not None else column
-    cure = _missing_values_message(estimator, what)
-    if allow_nan:
-        cure = (
-            f"{type(estimator).__name__} does not accept infinity: replace it, by NaN "
-            f"where the value is missing."
-        )
     raise ValueError(
-        f"Input X contains {what} in column {name} (first in row {row}). {cure}"
+        f"Input X contains infinity in column {name} (first in row {row}). "
+        f"{type(estimator).__name__} does not accept infinity: replace it, by NaN "
+        f"where the value is missing."
     )
 
 
-def _is_not_finite(X):
-    return ~np.isfinite(X)
-
-
-def _missing_values_message(estimator, what):
-    name = type(estimator).__name__
-    library = "imblearn" if hasattr(estimator, "fit_resample") else "sklearn"
-    return (
-        f"{name} does not accept missing values: put an imputer before it, "
-        f"as in {library}.pipeline.make_pipeline(SimpleImputer(), {name}())"
-        + (", after replacing infinity by NaN." if what == "infinity" else ".")
-    )
-
-
-def validate_finite(estimator, X, y="no_validation", *, allow_nan=False, **params):
+def validate_finite(estimator, X, y="no_validation", **params):
     """scikit-learn's ``validate_data``, with errors that name the column and a cure.
 
     Parameters
@@ -167,8 +147,6 @@ def validate_finite(estimator, X, y="no_validation", *, allow_nan=False, **param
         Rows.
     y : array-like of shape (n_samples,), default="no_validation"
         Labels.
-    allow_nan : bool, default=False
-        Whether NaN may stand for missing values.
     **params
         Passed to :func:`sklearn.utils.validation.validate_data`.
 
@@ -184,7 +162,7 @@ def validate_finite(estimator, X, y="no_validation", *, allow_nan=False, **param
         if rows.dtype == object:
             # Columns of categories that scikit-learn took for numbers.
             rows.astype(float)
-    check_finite(rows, estimator, allow_nan=allow_nan)
+    check_finite(rows, estimator)
     return validated
 
 
@@ -225,7 +203,7 @@ def validate_table(estimator, X, y="no_validation", *, reset):
             numbers = check_array(numbers, **params)
         else:
             numbers, y = check_X_y(numbers, y, **params)
-    check_finite(numbers, estimator, numeric, allow_nan=True)
+    check_finite(numbers, estimator, numeric)
     return X if isinstance(y, str) else (X, y)
 
 
@@ -265,16 +243,10 @@ def _strings_named(estimator, X, columns=None):
 
 
 def _strings_message(estimator, X, columns, error):
-    name = type(estimator).__name__
     cure = (
-        f"{name} needs numbers: put an encoder before it, such as OneHotEncoder in a "
-        f"ColumnTransformer."
+        f"Say which columns are categories: categorical_features='auto' finds them in "
+        f"a DataFrame, else pass their indices to {type(estimator).__name__}."
     )
-    if hasattr(estimator, "categorical_features"):
-        cure = (
-            f"Say which columns are categories: categorical_features='auto' finds them "
-            f"in a DataFrame, else pass their indices to {name}."
-        )
     column = _first_column_of_strings(X, columns)
     return f"Input X holds strings in column {column} ({error}). {cure}"
 
@@ -325,7 +297,17 @@ class NeuralMixin:
         "random_state": ["random_state"],
         "verbose": ["verbose"],
         "skorch_params": [dict, None],
+        "categorical_features": [
+            "array-like",
+            StrOptions({"auto", "from_dtype"}),
+            None,
+        ],
     }
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
 
     @property
     def net_(self):
@@ -448,18 +430,8 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
     _parameter_constraints = {
         **NeuralMixin._parameter_constraints,
         "dtype": [StrOptions({"float32", "float64"})],
-        "categorical_features": [
-            "array-like",
-            StrOptions({"auto", "from_dtype"}),
-            None,
-        ],
         "scaling": [StrOptions({"auto", "robust", "quantile"}), None],
     }
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        return tags
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None):
@@ -602,7 +574,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         """Numbers as an array of them, a table with categories as it came."""
         if self.is_categorical_ is not None:
             return validate_table(self, X, y, reset=reset)
-        return validate_finite(self, X, y, allow_nan=True, reset=reset, dtype=FLOATS)
+        return validate_finite(self, X, y, reset=reset, dtype=FLOATS)
 
     def _rows(self, X):
         """Number of rows, and a function from a slice of them to what the net sees."""

@@ -5,6 +5,7 @@ from math import isfinite, nan
 from numbers import Real
 
 import numpy as np
+from scipy.sparse import issparse, vstack
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import MissingIndicator
@@ -53,6 +54,26 @@ def as_table(X):
     # NumPy would make strings of the numbers in a list that holds both.
     dtype = None if hasattr(X, "dtype") else object
     return check_array(X, dtype=dtype, ensure_all_finite=False)
+
+
+def is_dense_frame(X):
+    """Whether X is a pandas frame other than a sparse one."""
+    dtypes = X.dtypes if hasattr(X, "iloc") else ()
+    return len(dtypes) > 0 and not all(str(d).startswith("Sparse") for d in dtypes)
+
+
+def stack_rows(X, parts):
+    """The rows of X, then those of each part: frame, array or sparse matrix like X."""
+    if not parts:
+        return X
+    if issparse(X):
+        # Older releases of SciPy stack sparse arrays to a sparse matrix.
+        return type(X)(vstack([X, *map(type(X), parts)], format=X.format))
+    if hasattr(X, "iloc"):
+        import pandas as pd
+
+        return pd.concat([X, *parts], ignore_index=True)
+    return np.concatenate([X, *parts])
 
 
 def column_dtypes(X):
@@ -330,6 +351,85 @@ def in_units(preprocessor, Z):
             groups = np.split(part, ends[:-1], axis=1)
             X[:, columns] = np.column_stack([group.argmax(axis=1) for group in groups])
     return X
+
+
+def numbers_in_units(preprocessor, Z):
+    """The scaled numbers of rows, the first columns of the matrix, in their units."""
+    if isinstance(preprocessor, NumericScaler):
+        return preprocessor.inverse_transform(Z)
+    scaler = preprocessor.named_transformers_.get("numeric")
+    return scaler.inverse_transform(Z) if scaler else np.empty((len(Z), 0))
+
+
+def observed_limits(numbers):
+    """Least and largest value of each column, and whether it holds whole numbers only.
+
+    Examples
+    --------
+    >>> low, high, whole = observed_limits(np.array([[1, 0.5], [3, np.nan]]))
+    >>> low.tolist(), high.tolist(), whole.tolist()
+    ([1.0, 0.5], [3.0, 0.5], [True, False])
+    """
+    low, high = np.fmin.reduce(numbers, axis=0), np.fmax.reduce(numbers, axis=0)
+    return low, high, ((numbers == np.rint(numbers)) | np.isnan(numbers)).all(axis=0)
+
+
+def within(limits, numbers):
+    """Numbers within what was observed, whole where only such were."""
+    low, high, whole = limits
+    numbers = np.clip(numbers, low, high)
+    numbers[:, whole] = np.rint(numbers[:, whole])
+    return numbers
+
+
+def cross_rows(table, parents, partners, categorical, numbers, rng):
+    """New rows of the dtypes of a table: numbers as given, categories inherited.
+
+    Parameters
+    ----------
+    table : frame or ndarray of shape (n_samples, n_features)
+        Rows to inherit from.
+    parents, partners : ndarray of shape (n_new,)
+        Two rows of the table for each new one, which has each of its categories from
+        the one or the other, at even odds.
+    categorical : ndarray of bool of shape (n_features,)
+        Which columns are categories.
+    numbers : ndarray of shape (n_new, n_numeric)
+        The other columns.
+    rng : numpy.random.Generator
+        Tosses the coins.
+
+    Returns
+    -------
+    frame or ndarray of shape (n_new, n_features)
+        New rows.
+    """
+    rows = take_rows(table, parents)
+    if hasattr(rows, "iloc"):
+        rows = rows.reset_index(drop=True)
+    for column in np.flatnonzero(categorical).tolist():
+        heirs = np.where(rng.random(len(parents)) < 0.5, parents, partners)
+        _set_column(rows, column, take_rows(take_columns(table, column), heirs))
+    for column, values in zip(np.flatnonzero(~categorical), numbers.T, strict=True):
+        _set_column(rows, int(column), _like(take_columns(rows, column), values))
+    return rows
+
+
+def _set_column(rows, column, values):
+    if hasattr(rows, "iloc"):
+        rows.isetitem(column, values.reset_index(drop=True))
+    else:
+        rows[:, column] = values
+
+
+def _like(column, numbers):
+    """Numbers as the values of a column are: of its dtype, or of their type."""
+    kinds = set(map(type, column)) if column.dtype == object else ()
+    if len(kinds) == 1 and not np.isnan(numbers).any():
+        numbers = np.array([*map(kinds.pop(), numbers.tolist())], dtype=object)
+    if hasattr(column, "iloc"):
+        return type(column)(numbers).astype(column.dtype)
+    return numbers.astype(column.dtype)
 
 
 class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):

@@ -461,7 +461,7 @@ def history_records(net):
     return [{k: v for k, v in row.items() if k != "batches"} for row in net.history]
 
 
-def predict_batches(function, make_inputs, n_rows, batch_size=4096):
+def predict_batches(function, make_inputs, n_rows, batch_size=1024):
     """Run ``function(**make_inputs(slice))`` batch by batch without gradients.
 
     Parameters
@@ -472,7 +472,7 @@ def predict_batches(function, make_inputs, n_rows, batch_size=4096):
         From a slice of rows to that tensor.
     n_rows : int
         Number of rows.
-    batch_size : int, default=4096
+    batch_size : int, default=1024
         Rows at a time.
 
     Returns

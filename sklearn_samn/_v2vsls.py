@@ -1,20 +1,25 @@
 """V2VSLS, the oversampler."""
 
+from math import ceil
 from numbers import Integral, Real
+from typing import Any, NamedTuple
 
 import numpy as np
 from imblearn.over_sampling.base import BaseOverSampler
 from imblearn.utils import check_target_type
 from scipy import sparse
+from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
-from . import _neighbors, _training
+from . import _neighbors, _preprocessing, _training
 from ._base import (
     NeuralMixin,
     check_one_kind,
     stratified_holdout,
     unchanged_on_failure,
     validate_finite,
+    validate_table,
     warn_user,
     weights_by_class,
 )
@@ -43,6 +48,10 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     certainty : float, at least 0, default=3.0
         A predicted neighbour is drawn with a weight of P(class) to this power; 0 draws
         evenly. Higher is more precise, lower covers more of the class.
+    rejection : float in [0, 1), default=0.0
+        Share of the generated rows that are thrown away again: those whose neighbours,
+        as the network predicts them, are least of the class. The dial between recall
+        (0) and precision: 0.2 makes a quarter more than asked for and keeps the best.
     residual_scale : float, at least 0, default=1.2
         Synthetic rows are the predicted vectors plus this times a prediction error of
         the same step at a near row of the class, which gives back the spread that
@@ -72,9 +81,15 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         Dropout on the context and the decoder's states.
     batch_norm : bool, default=True
         Batch normalisation of the input.
-    standardize : bool, default=True
-        Whether features are standardised inside, by mean and standard deviation after
-        far-out values were pulled in. False takes them as they are.
+    categorical_features : "auto", "from_dtype", array-like or None, default="auto"
+        Which columns are categories: "auto" are those of a DataFrame of a category or
+        string dtype or with strings, "from_dtype" those of a category dtype alone; or
+        their indices, names, or a boolean mask; None for none. A synthetic row has
+        each category from its parent or from the parent's neighbour. The network sees
+        them one-hot; a column of more than 64 levels by its target statistics.
+    scaling : {"robust", "quantile"} or None, default="robust"
+        Of the numbers inside: by median and interquartile range with a smooth clip, by
+        ranks to a normal distribution, or not at all.
     class_weight : dict, "balanced" or None, default="balanced"
         Weight of each class in the loss, as in scikit-learn: "balanced" is inversely
         proportional to the class counts.
@@ -127,12 +142,25 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     ----------
     parent_indices_ : ndarray of shape (n_synthetic,)
         Row of X each synthetic row was made from, in the order they are appended.
+        Those made from row 17: ``np.flatnonzero(sampler.parent_indices_ == 17)``.
+    neighbor_indices_ : ndarray of shape (n_synthetic,)
+        Row of X that is the parent's neighbour at that step: where features of both
+        are equal they stay so, and categories come from either.
     decoder_steps_ : ndarray of shape (n_synthetic,)
         Decoder step, 0 to ``k_neighbors - 1``, it came from.
+    label_probabilities_ : ndarray of shape (n_synthetic, n_classes)
+        Label distribution predicted at that step, which it was drawn by.
+    acceptance_scores_ : ndarray of shape (n_synthetic,)
+        Mean probability of its class over the K neighbours that the network predicts
+        for the finished row; ``rejection`` throws away the lowest.
     sampling_strategy_ : dict
         Rows to make of each class.
     classes_ : ndarray of shape (n_classes,)
         Class labels.
+    preprocessor_ : transformer
+        From rows of X to what the network sees.
+    is_categorical_ : ndarray of bool of shape (n_features,)
+        Which columns are categories.
     n_features_in_ : int
         Number of features seen in ``fit``.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -156,7 +184,15 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     Notes
     -----
     Synthetic rows stay within the range of each feature, and features that hold only
-    whole numbers get whole numbers.
+    whole numbers get whole numbers. A value is missing where it is missing in the
+    parent. A DataFrame comes back with its dtypes.
+
+    The network is trained on the classes that get rows and on as many rows of each
+    other class, 200 to 2,000, so that time grows with the rows of the small classes and
+    with those asked for (times K and features), hardly with the large ones.
+
+    A class of fewer rows than ``k_neighbors + 1`` uses its rows as neighbours more than
+    once, with a warning; the rows made from a class of one row are copies of it.
 
     The published version is ``V2VSLS(neighbors_of="all", residual_scale=0.0,
     keep_ties=False, stop_when_exhausted=True, class_weight=None,
@@ -186,6 +222,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         k_neighbors=5,
         neighbors_of="class",
         certainty=3.0,
+        rejection=0.0,
         residual_scale=1.2,
         keep_ties=True,
         stop_when_exhausted=False,
@@ -197,7 +234,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         hidden_size=64,
         dropout=0.2,
         batch_norm=True,
-        standardize=True,
+        categorical_features="auto",
+        scaling="robust",
         class_weight="balanced",
         max_epochs=10,
         lr=1e-2,
@@ -219,6 +257,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         self.k_neighbors = k_neighbors
         self.neighbors_of = neighbors_of
         self.certainty = certainty
+        self.rejection = rejection
         self.residual_scale = residual_scale
         self.keep_ties = keep_ties
         self.stop_when_exhausted = stop_when_exhausted
@@ -230,7 +269,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         self.hidden_size = hidden_size
         self.dropout = dropout
         self.batch_norm = batch_norm
-        self.standardize = standardize
+        self.categorical_features = categorical_features
+        self.scaling = scaling
         self.class_weight = class_weight
         self.max_epochs = max_epochs
         self.lr = lr
@@ -256,10 +296,11 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         "k_neighbors": [Interval(Integral, 1, None, closed="left")],
         "neighbors_of": [StrOptions({"class", "all"})],
         "certainty": [Interval(Real, 0, None, closed="left")],
+        "rejection": [Interval(Real, 0, 1, closed="left")],
         "residual_scale": [Interval(Real, 0, None, closed="left")],
         "keep_ties": ["boolean"],
-        "standardize": ["boolean"],
         "stop_when_exhausted": ["boolean"],
+        "scaling": [StrOptions({"robust", "quantile"}), None],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "lam": [Interval(Real, 0, None, closed="left")],
         "vector_reduction": [StrOptions({"mean", "sum"})],
@@ -271,7 +312,15 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
 
     def _check_X_y(self, X, y, accept_sparse=("csr", "csc")):
         y, binarize_y = check_target_type(y, indicate_one_vs_all=True)
-        X, y = validate_finite(self, X, y, reset=True, accept_sparse=accept_sparse)
+        mask = _preprocessing.categorical_mask(X, self.categorical_features)
+        if mask is None and not _preprocessing.is_dense_frame(X):
+            X, y = validate_finite(self, X, y, reset=True, accept_sparse=accept_sparse)
+            self.is_categorical_ = np.zeros(X.shape[1], dtype=bool)
+        else:
+            # As it came, so that each column gets rows of its own dtype.
+            none = np.zeros(np.shape(X)[1], dtype=bool)
+            self.is_categorical_ = none if mask is None else mask
+            X, y = validate_table(self, X, y, reset=True)
         return X, y, binarize_y
 
     def fit_resample(self, X, y, **params):
@@ -280,7 +329,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         Parameters
         ----------
         X : {array-like, dataframe, sparse matrix} of shape (n_samples, n_features)
-            Finite numbers. A sparse matrix is made dense inside.
+            Rows: numbers, NaN where one is missing, and categories as
+            ``categorical_features`` says. A sparse matrix is made dense inside.
         y : array-like of shape (n_samples,)
             Class labels, at least two classes.
         **params : dict
@@ -299,44 +349,117 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             return super().fit_resample(X, y, **params)
 
     def _fit_resample(self, X, y):
-        dense = X.toarray() if sparse.issparse(X) else X
         self.classes_, codes = np.unique(y, return_inverse=True)
         wanted = {
             int(np.searchsorted(self.classes_, label)): n_new
             for label, n_new in self.sampling_strategy_.items()
             if n_new > 0
         }
-        if not wanted:
-            # What a call before this one learned is not this one's.
-            for name in ("_net", "_weights", "n_iter_", "history_", "loss_curve_"):
-                vars(self).pop(name, None)
-        made = self._generate(dense, codes, wanted) if wanted else []
-        parts = [np.empty((0, dense.shape[1])), *(rows for rows, *_ in made)]
-        new = np.concatenate(parts).astype(X.dtype)
-        self.parent_indices_ = _joined(parents for _, parents, _ in made)
-        self.decoder_steps_ = _joined(steps for *_, steps in made)
-        labels = [
-            np.repeat(self.classes_[code], len(rows))
-            for code, (rows, *_) in zip(wanted, made, strict=True)
-        ]
-        y_new = np.concatenate([y, *labels]).astype(y.dtype)
-        if sparse.issparse(X):
-            # Older releases of SciPy stack sparse arrays to a sparse matrix.
-            return type(X)(sparse.vstack([X, type(X)(new)], format=X.format)), y_new
-        return np.concatenate([X, new]), y_new
+        made = []
+        if wanted:
+            rng = np.random.default_rng(self._seed())
+            table = X.toarray() if sparse.issparse(X) else X
+            self._learn(table, codes, wanted, rng)
+            made = self._generate(wanted, rng)
+        else:
+            self._forget()
+        self._account_for(made)
+        labels = [self.classes_[[part.code]].repeat(len(part.steps)) for part in made]
+        X_new = _preprocessing.stack_rows(X, [part.rows for part in made])
+        return X_new, np.concatenate([y, *labels]).astype(y.dtype)
 
-    def _generate(self, X, codes, wanted):
-        """Rows, parents and steps of each class of ``wanted``."""
-        seed = self._seed()
-        rng = np.random.default_rng(seed)
+    def _forget(self):
+        """What a call before this one learned is not this one's."""
+        for name in (
+            *("_net", "_weights", "n_iter_", "history_", "loss_curve_"),
+            *("preprocessor_", "_rows", "_row_indices", "_links", "_limits"),
+        ):
+            vars(self).pop(name, None)
+
+    def _account_for(self, made):
+        """Where each synthetic row came from, as fitted attributes."""
+        empty = np.empty(0, dtype=int)
+        probabilities = np.empty((0, len(self.classes_)))
+        self.parent_indices_ = np.concatenate([empty, *(p.parents for p in made)])
+        self.neighbor_indices_ = np.concatenate([empty, *(p.neighbors for p in made)])
+        self.decoder_steps_ = np.concatenate([empty, *(p.steps for p in made)])
+        self.label_probabilities_ = np.concatenate(
+            [probabilities, *(p.probabilities for p in made)]
+        )
+        self.acceptance_scores_ = np.concatenate(
+            [probabilities[:, 0], *(p.scores for p in made)]
+        )
+
+    def sample(self, n_samples, y=None, random_state=None):
+        """More synthetic rows, without another training.
+
+        Parameters
+        ----------
+        n_samples : int, at least 1
+            How many.
+        y : label, default=None
+            Their class, one of those that ``fit_resample`` made rows of; None is the
+            one it had fewest of.
+        random_state : int, RandomState instance or None, default=None
+            Seeds the draws; with an int, the same rows each time.
+
+        Returns
+        -------
+        X_new : {ndarray, dataframe} of shape (n_samples, n_features)
+            Synthetic rows.
+        y_new : ndarray of shape (n_samples,)
+            Their labels.
+
+        Raises
+        ------
+        ValueError
+            If ``fit_resample`` made no rows of the class.
+        """
+        check_is_fitted(self, "classes_")
+        check_scalar(n_samples, "n_samples", Integral, min_val=1)
+        code = self._code_to_sample(y)
+        rng = check_random_state(random_state)
+        rng = np.random.default_rng(rng.randint(np.iinfo(np.int32).max))
+        (made,) = self._generate({code: n_samples}, rng)
+        return made.rows, self.classes_[[code]].repeat(len(made.steps))
+
+    def _code_to_sample(self, y):
+        learned = {self.classes_[code]: code for code in getattr(self, "_links", ())}
+        if y is None and learned:
+            return min(learned.values(), key=lambda code: len(self._links[code][0]))
+        if y not in learned:
+            raise ValueError(
+                f"y={y!r} is no class that fit_resample made rows of; these are "
+                f"{list(learned)}. Ask for it in sampling_strategy."
+            )
+        return learned[y]
+
+    def _learn(self, table, codes, wanted, rng):
+        """Preprocess, find the neighbours, train; keep what new rows are made from."""
         self._warn_of_small_classes(codes, wanted)
-        table = _Table(X, self.standardize)
-        rows, sequences = self._sequences(table.seen, codes, wanted, rng)
-        self._fit_network(table.seen, codes, rows, sequences, seed, rng)
-        return [
-            self._generate_class(table, codes, rows, sequences, code, n_new, rng)
-            for code, n_new in wanted.items()
-        ]
+        seed = int(rng.integers(np.iinfo(np.int32).max))
+        self.preprocessor_ = _preprocessing.make_preprocessor(
+            table, codes, self.is_categorical_, self.scaling, "float32", seed
+        )
+        Z = _preprocessing.fit_transform(self.preprocessor_, table, codes)
+        rows, sequences = self._sequences(Z, codes, wanted, rng)
+        self._fit_network(Z, codes, rows, sequences, seed, rng)
+        self._limits = _preprocessing.observed_limits(self._numbers(table))
+        resampled = np.isin(codes[rows], list(wanted))
+        self._row_indices = np.unique([rows[resampled], *sequences[resampled].T])
+        self._rows = _preprocessing.take_rows(table, self._row_indices)
+        self._links = {
+            code: tuple(
+                np.searchsorted(self._row_indices, index[codes[rows] == code])
+                for index in (rows, sequences)
+            )
+            for code in wanted
+        }
+
+    def _numbers(self, table):
+        columns = np.flatnonzero(~self.is_categorical_)
+        numbers = _preprocessing.take_columns(table, columns)
+        return _preprocessing.as_numbers(numbers).astype(float)
 
     def _warn_of_small_classes(self, codes, wanted):
         counts, labels = np.bincount(codes), self.classes_.tolist()
@@ -433,27 +556,65 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
 
         return _training.BatchDataset(len(rows), batch)
 
-    def _generate_class(self, table, codes, rows, sequences, code, n_new, rng):
-        own = codes[rows] == code
-        members, sequences = rows[own], sequences[own]
-        log_probs, vectors = self._predict(table.seen[members])
-        parents, steps = self._draw(log_probs, code, n_new, rng)
-        new = vectors[parents, steps].astype(float)
+    def _generate(self, wanted, rng):
+        """Synthetic rows of each class of ``wanted``."""
+        Z = _preprocessing.transform(self.preprocessor_, self._rows)
+        numbers = self._numbers(self._rows)
+        return [
+            self._generate_class(Z, numbers, code, n_new, rng)
+            for code, n_new in wanted.items()
+        ]
+
+    def _generate_class(self, Z, numbers, code, n_new, rng):
+        members, sequences = self._links[code]
+        log_probs, vectors = self._predict(Z[members])
+        n_drawn = ceil(n_new / (1 - self.rejection))
+        drawn, steps = self._draw(log_probs, code, n_drawn, rng)
+        parents, neighbors = members[drawn], sequences[drawn, steps]
+        n_numbers = numbers.shape[1]
+        new = vectors[drawn, steps, :n_numbers]
         if self.residual_scale:
-            donors = self._donors(table.seen, members, parents, rng)
-            real = table.standardized(sequences[donors, steps])
-            new += self.residual_scale * (real - vectors[donors, steps])
-        new = table.to_units(new)
+            donors = self._donors(Z[members], drawn, rng)
+            real = Z[sequences[donors, steps], :n_numbers]
+            predicted = vectors[donors, steps, :n_numbers]
+            new = new + self.residual_scale * (real - predicted)
+        new = _preprocessing.numbers_in_units(self.preprocessor_, new)
+        new = _preprocessing.within(self._limits, new)
         if self.keep_ties:
-            parent, neighbor = table.X[members[parents]], sequences[parents, steps]
-            tied = parent == table.X[neighbor]
-            new[tied] = parent[tied]
-        return new, members[parents], steps
+            tied = numbers[parents] == numbers[neighbors]
+            new[tied] = numbers[parents][tied]
+        new[np.isnan(numbers[parents])] = np.nan
+        rows = _preprocessing.cross_rows(
+            self._rows, parents, neighbors, self.is_categorical_, new, rng
+        )
+        scores = self._scores(rows, code)
+        # Those that the network takes for the class, in the order they were drawn.
+        kept = np.sort(np.argsort(-scores, kind="stable")[:n_new])
+        return _Synthetic(
+            code,
+            _preprocessing.take_rows(rows, kept),
+            self._row_indices[parents[kept]],
+            self._row_indices[neighbors[kept]],
+            steps[kept],
+            np.exp(log_probs[drawn[kept], steps[kept]]),
+            scores[kept],
+        )
 
     def _predict(self, Z):
         module = self.net_.module_
         z = self._tensor(Z, next(module.parameters()).device)
         return _training.predict_batches(lambda x: module(x), z.__getitem__, len(Z))
+
+    def _scores(self, rows, code):
+        """How sure the network is of the class of each row's neighbours."""
+        module = self.net_.module_
+        Z = _preprocessing.transform(self.preprocessor_, rows)
+        z = self._tensor(Z, next(module.parameters()).device)
+        return _training.predict_batches(
+            lambda x: module.log_probs(x)[:, :, code].exp().mean(1),
+            z.__getitem__,
+            len(Z),
+        )
 
     def _draw(self, log_probs, code, n_new, rng):
         """Positions of the parents and their decoder steps."""
@@ -473,54 +634,24 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             drawn = rng.choice(weight.size, n_new, p=weight / weight.sum())
         return np.divmod(drawn, self.k_neighbors)
 
-    def _donors(self, Z, members, parents, rng):
+    def _donors(self, Z, drawn, rng):
         """For each parent itself or one of its nearest of the class, at random."""
-        if len(members) == 1:
-            return parents
-        k = min(self.k_neighbors, len(members) - 1)
-        search = _neighbors.make_search("exact", Z[members], self.n_jobs)
-        own = np.arange(len(members))
-        near = _neighbors.nearest_others(search, Z[members], own, k)
-        near = np.column_stack([own, near])
-        return near[parents, rng.integers(k + 1, size=len(parents))]
+        if len(Z) == 1:
+            return drawn
+        k = min(self.k_neighbors, len(Z) - 1)
+        search = _neighbors.make_search("exact", Z, self.n_jobs)
+        own = np.arange(len(Z))
+        near = np.column_stack([own, _neighbors.nearest_others(search, Z, own, k)])
+        return near[drawn, rng.integers(k + 1, size=len(drawn))]
 
 
-class _Table:
-    """Rows in their own units and standardised, and the way back.
+class _Synthetic(NamedTuple):
+    """Synthetic rows of a class, and for each of them where it came from."""
 
-    ``seen`` is what the network sees: standardised by mean and standard deviation
-    after far-out values were pulled in, so that an outlier of 1e12 does not hide the
-    rest of its column.
-    """
-
-    def __init__(self, X, standardize):
-        self.X = X.astype(float)
-        self.low, self.high = self.X.min(axis=0), self.X.max(axis=0)
-        self.whole = (self.X == np.rint(self.X)).all(axis=0)
-        self.mean, self.std, self.seen = 0.0, 1.0, self.X.astype(np.float32)
-        if standardize:
-            self._standardize()
-
-    def _standardize(self):
-        low, high = np.quantile(self.X, [0.01, 0.99], axis=0)
-        reach = 3 * (high - low)
-        near = np.clip(self.X, low - reach, high + reach)
-        # A column all but constant is left as it is: pulling in would empty it.
-        near = np.where(reach > 0, near, self.X)
-        self.mean, self.std = near.mean(axis=0), near.std(axis=0)
-        self.std[self.std == 0] = 1.0
-        self.seen = ((near - self.mean) / self.std).astype(np.float32)
-
-    def standardized(self, rows):
-        """Rows by index, standardised, far-out values as they are."""
-        return (self.X[rows] - self.mean) / self.std
-
-    def to_units(self, Z):
-        """In the units of X, within its range, whole numbers where X has only such."""
-        X = np.clip(Z * self.std + self.mean, self.low, self.high)
-        X[:, self.whole] = np.rint(X[:, self.whole])
-        return X
-
-
-def _joined(parts):
-    return np.concatenate([np.empty(0, dtype=int), *parts])
+    code: int
+    rows: Any
+    parents: np.ndarray
+    neighbors: np.ndarray
+    steps: np.ndarray
+    probabilities: np.ndarray
+    scores: np.ndarray

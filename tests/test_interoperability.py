@@ -1279,11 +1279,11 @@ def test_the_sampler_continues_with_warm_start():
         sampler.fit_resample(X, y)
 
 
-def test_the_sampler_standardises_unless_told_not_to():
+def test_the_sampler_scales_unless_told_not_to():
     X, y = imbalanced()
     X = X + 0.3  # no whole numbers, which are rounded in their own units
     scaled = clone(SAMPLER)
-    raw = clone(SAMPLER).set_params(standardize=False)
+    raw = clone(SAMPLER).set_params(scaling=None)
     shift, scale = np.array([100.0]), np.array([8.0])
     moved = shift + scale * X
     expected, _ = scaled.fit_resample(X, y)

@@ -276,14 +276,21 @@ def test_pickle_does_not_grow_with_the_rows(name):
         assert abs(growth) < (2000 if name == "mixed" else 500)
 
 
-def test_pickle_of_the_sampler_grows_by_its_indices_only():
+def test_pickle_of_the_sampler_holds_rows_of_the_small_class_only():
+    """Those that sample() makes more of, beside an account of what was made."""
     sizes = []
-    for n_samples in (100, 500):
-        sampler = clone(SAMPLER).set_params(batch_size=16)
-        sampler.fit_resample(*data(n_samples))
-        made = sampler.parent_indices_.nbytes + sampler.decoder_steps_.nbytes
-        sizes.append(len(pickle.dumps(sampler)) - made)
+    for n_majority in (100, 500):
+        X, y = imbalanced_rows(n_majority)
+        sampler = clone(SAMPLER).set_params(batch_size=16, sampling_strategy={1: 60})
+        sampler.fit_resample(X, y)
+        assert sampler._rows.shape == (40, 20)
+        sizes.append(len(pickle.dumps(sampler)))
     assert abs(sizes[1] - sizes[0]) < 500
+
+
+def imbalanced_rows(n_majority):
+    X, _ = data(n_majority + 40)
+    return X, (np.arange(len(X)) < 40).astype(int)
 
 
 def test_pickle_does_not_grow_with_predicting(fitted):
