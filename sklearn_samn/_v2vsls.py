@@ -424,7 +424,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         return made.rows, self.classes_[[code]].repeat(len(made.steps))
 
     def _code_to_sample(self, y):
-        learned = {self.classes_[code]: code for code in getattr(self, "_links", ())}
+        labels = self.classes_.tolist()
+        learned = {labels[code]: code for code in getattr(self, "_links", ())}
         if y is None and learned:
             return min(learned.values(), key=lambda code: len(self._links[code][0]))
         if y not in learned:

@@ -1,0 +1,303 @@
+"""V2VSLS on tables of any kind: what a synthetic row inherits, and from whom."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from pandas.testing import assert_frame_equal
+from scipy import sparse
+from sklearn.base import clone
+
+from sklearn_samn import V2VSLS
+
+SAMPLER = V2VSLS(max_epochs=2, random_state=0)
+
+
+def numbers(sizes=(60, 20), seed=0):
+    """Classes of normal numbers, in the order of their codes."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat(np.arange(len(sizes)), sizes)
+    return rng.normal(size=(len(y), 4)) + 2 * y[:, None], y
+
+
+def table(sizes=(60, 20), seed=0):
+    """A column of every kind, most with missing values."""
+    X, y = numbers(sizes, seed)
+    rng = np.random.default_rng(seed)
+    n_samples = len(y)
+    town = rng.choice(["Bonn", "Oslo", "Rome"], n_samples).astype(object)
+    town[rng.random(n_samples) < 0.2] = None
+    code = pd.array(rng.integers(0, 9, n_samples), dtype="Int64")
+    code[rng.random(n_samples) < 0.2] = pd.NA
+    ratio = X[:, 1].astype(np.float32)
+    ratio[rng.random(n_samples) < 0.2] = np.nan
+    flag = pd.array(rng.random(n_samples) < 0.5, dtype="boolean")
+    flag[rng.random(n_samples) < 0.2] = pd.NA
+    frame = {
+        "income": X[:, 0],
+        "town": pd.Series(town, dtype="string"),
+        "code": code,
+        "size": pd.Categorical(rng.choice(["S", "M", "L"], n_samples), ["S", "M", "L"]),
+        "ratio": ratio,
+        "flag": flag,
+        "count": rng.integers(0, 5, n_samples),
+        "true": rng.random(n_samples) < 0.5,
+    }
+    return pd.DataFrame(frame), y
+
+
+def resampled(X, y, **params):
+    sampler = clone(SAMPLER).set_params(**params)
+    X_new, y_new = sampler.fit_resample(X, y)
+    return sampler, X_new, y_new
+
+
+# --- tables
+
+
+def test_a_frame_comes_back_with_its_dtypes_and_rows():
+    X, y = table()
+    sampler, X_new, y_new = resampled(X, y)
+    assert_frame_equal(X_new.iloc[:80], X)
+    assert X_new.index.tolist() == list(range(120))
+    assert (X_new.dtypes == X.dtypes).all()
+    assert np.bincount(y_new).tolist() == [60, 60]
+    assert sampler.is_categorical_.nonzero()[0].tolist() == [1, 3]
+
+
+def test_categories_come_from_the_parent_or_its_neighbor():
+    X, y = table((60, 30))
+    sampler, X_new, _ = resampled(X, y)
+    parents = X.iloc[sampler.parent_indices_].reset_index(drop=True)
+    partners = X.iloc[sampler.neighbor_indices_].reset_index(drop=True)
+    new = X_new.iloc[90:].reset_index(drop=True)
+    for name in ("town", "size"):
+        values, *others = (f[name].astype(object) for f in (new, parents, partners))
+        of_either = [
+            (values == other) | (values.isna() & other.isna()) for other in others
+        ]
+        assert (of_either[0] | of_either[1]).all()
+        # Not all from the one or the other.
+        assert not of_either[0].all()
+        assert not of_either[1].all()
+
+
+def test_missing_where_the_parent_is():
+    X, y = table((60, 30))
+    sampler, X_new, _ = resampled(X, y)
+    for name in ("code", "ratio", "flag"):
+        of_parents = X[name].isna().to_numpy()[sampler.parent_indices_]
+        assert_array_equal(X_new[name].iloc[90:].isna(), of_parents)
+        assert of_parents.any()
+
+
+@pytest.mark.parametrize("make", [np.asarray, sparse.csr_array])
+def test_missing_numbers_of_a_matrix(make):
+    X, y = numbers()
+    X[::3, 2] = np.nan
+    sampler, X_new, _ = resampled(make(X), y)
+    if sparse.issparse(X_new):
+        X_new = X_new.toarray()
+    assert_array_equal(X_new[:80], X)
+    expected = np.isnan(X[sampler.parent_indices_])
+    assert_array_equal(np.isnan(X_new[80:]), expected)
+    assert expected[:, 2].any()
+
+
+def test_a_column_without_any_value():
+    X, y = numbers()
+    X[:, 1] = np.nan
+    _, X_new, _ = resampled(X, y)
+    assert np.isnan(X_new[:, 1]).all()
+    assert np.isfinite(np.delete(X_new, 1, axis=1)).all()
+
+
+def test_whole_and_bounded_numbers_stay_so():
+    X, y = table()
+    _, X_new, _ = resampled(X, y, residual_scale=5.0)
+    for name in ("income", "code", "ratio", "count"):
+        assert X[name].min() <= X_new[name].min()
+        assert X_new[name].max() <= X[name].max()
+    assert X_new["income"].iloc[80:].isin(X["income"].agg(["min", "max"])).any()
+
+
+def test_features_that_are_tied_stay_tied():
+    """A column that says the same as another, as long as parent and neighbour agree."""
+    X, y = numbers((60, 30))
+    parity = np.arange(90) % 2
+    X = np.column_stack([X, 0.1 + parity, 0.9 - parity])
+    sampler, X_new, _ = resampled(X, y)
+    tied = X[sampler.parent_indices_] == X[sampler.neighbor_indices_]
+    assert_array_equal(X_new[90:][tied], X[sampler.parent_indices_][tied])
+    assert tied[:, 4:].any()
+    _, loose, _ = resampled(X, y, keep_ties=False, residual_scale=0.5)
+    assert not np.array_equal(loose[90:][tied], X[sampler.parent_indices_][tied])
+
+
+@pytest.mark.parametrize("wanted", [[0, 2], ["a", "c"], [True, False, True, False]])
+def test_categories_by_index_name_and_mask(wanted):
+    X, y = numbers()
+    frame = pd.DataFrame(np.rint(X), columns=list("abcd"))
+    sampler, X_new, _ = resampled(frame, y, categorical_features=wanted)
+    assert sampler.is_categorical_.tolist() == [True, False, True, False]
+    for name in "ac":
+        own = set(frame.loc[y == 1, name])
+        assert set(X_new[name]) <= set(frame[name])
+        assert set(X_new[name].iloc[80:]) <= own
+
+
+def test_lists_and_arrays_of_mixed_kinds():
+    X, y = numbers()
+    rows = [[float(a), "xyz"[i % 3], i % 7] for i, a in enumerate(X[:, 0])]
+    _, from_list, _ = resampled(rows, y, categorical_features=[1])
+    array = np.array(rows, dtype=object)
+    _, from_array, _ = resampled(array, y, categorical_features=[1])
+    assert from_list == from_array.tolist()
+    assert from_list[:80] == rows
+    assert {tuple(map(type, row)) for row in from_list} == {(float, str, int)}
+
+
+def test_nothing_but_categories():
+    X, y = table()
+    X = X[["town", "size"]]
+    sampler, X_new, _ = resampled(X, y)
+    seen = set(map(tuple, X[y == 1].astype(str).to_numpy()))
+    towns, sizes = (set(column) for column in zip(*seen, strict=True))
+    new = X_new.iloc[80:].astype(str).to_numpy()
+    assert set(new[:, 0]) <= towns
+    assert set(new[:, 1]) <= sizes
+    assert (X_new.dtypes == X.dtypes).all()
+    assert sampler.sample(5, random_state=0)[0].shape == (5, 2)
+
+
+def test_a_thousand_levels():
+    X, y = numbers((1500, 500))
+    frame = pd.DataFrame(X).add_prefix("x")
+    frame["id"] = pd.Categorical(np.arange(2000) % 1000)
+    sampler, X_new, _ = resampled(frame, y, max_epochs=1)
+    assert sampler.preprocessor_.transform(frame).shape[1] < 10
+    assert X_new["id"].dtype == frame["id"].dtype
+    assert X_new["id"].notna().all()
+
+
+def test_dates_are_refused():
+    X, y = table()
+    X["day"] = pd.Timestamp("2020-01-01")
+    with pytest.raises(ValueError, match="dates or durations in column 'day'"):
+        resampled(X, y)
+
+
+def test_scaling_by_ranks():
+    """A skewed column keeps the shape that its class has."""
+    X, y = numbers((400, 100))
+    X[:, 0] = np.exp(3 * X[:, 0])
+    _, X_new, _ = resampled(X, y, scaling="quantile", max_epochs=10)
+    own = np.quantile(X[y == 1, 0], [0.25, 0.5, 0.75])
+    made = np.quantile(X_new[500:, 0], [0.25, 0.5, 0.75])
+    assert_allclose(np.log(made), np.log(own), atol=1.0)
+
+
+# --- the account
+
+
+def test_where_each_row_came_from():
+    X, y = numbers((60, 20, 10))
+    sampler, X_new, y_new = resampled(X, y)
+    assert len(X_new) == 180
+    made = y_new[90:]
+    for name in ("parent_indices_", "neighbor_indices_", "decoder_steps_"):
+        assert getattr(sampler, name).shape == (90,)
+    assert_array_equal(y[sampler.parent_indices_], made)
+    assert_array_equal(y[sampler.neighbor_indices_], made)
+    assert (sampler.parent_indices_ != sampler.neighbor_indices_).all()
+    assert sampler.label_probabilities_.shape == (90, 3)
+    assert_allclose(sampler.label_probabilities_.sum(axis=1), 1, rtol=1e-5)
+    assert sampler.acceptance_scores_.shape == (90,)
+    # The neighbour of each step: the nearest first.
+    order = sampler.preprocessor_.transform(X)
+    for parent, step, neighbor in zip(
+        sampler.parent_indices_,
+        sampler.decoder_steps_,
+        sampler.neighbor_indices_,
+        strict=True,
+    ):
+        distance = np.linalg.norm(order - order[parent], axis=1)
+        distance[(y != y[parent]) | (np.arange(90) == parent)] = np.inf
+        assert_allclose(distance[neighbor], np.sort(distance)[step], rtol=1e-5)
+
+
+def test_acceptance_scores_are_what_the_network_says_of_the_rows():
+    X, y = numbers()
+    sampler, X_new, _ = resampled(X, y)
+    Z = sampler.preprocessor_.transform(X_new[80:])
+    log_probs, _ = sampler._predict(Z)
+    expected = np.exp(log_probs[:, :, 1]).mean(axis=1)
+    assert_allclose(sampler.acceptance_scores_, expected, rtol=1e-4)
+
+
+def test_rejection_throws_away_the_least_likely():
+    X, y = numbers((200, 40))
+    params = {"max_epochs": 10, "sampling_strategy": {1: 120}}
+    every = {**params, "sampling_strategy": {1: 200}}
+    strict, rows, y_new = resampled(X, y, rejection=0.5, **params)
+    loose, candidates, _ = resampled(X, y, **every)
+    assert np.bincount(y_new).tolist() == [200, 120]
+    best = np.sort(loose.acceptance_scores_)[-80:]
+    assert_allclose(np.sort(strict.acceptance_scores_), best, rtol=1e-6)
+    kept = loose.acceptance_scores_ >= best[0]
+    assert_array_equal(rows[240:], candidates[240:][kept])
+
+
+# --- more of them
+
+
+def test_sample_goes_on_without_training():
+    X, y = table((60, 30, 20))
+    labels = np.array(["no", "maybe", "yes"])[y]
+    sampler, X_new, _ = resampled(X, labels)
+    weights = sampler.net_
+    new, y_new = sampler.sample(7, y="maybe", random_state=1)
+    assert sampler.net_ is weights
+    assert y_new.tolist() == ["maybe"] * 7
+    assert (new.dtypes == X.dtypes).all()
+    again, _ = sampler.sample(7, y="maybe", random_state=1)
+    assert_frame_equal(new, again)
+    other, _ = sampler.sample(7, y="maybe", random_state=2)
+    assert not new.equals(other)
+    assert sampler.sample(2)[1].tolist() == ["yes"] * 2
+    assert new["income"].between(X["income"].min(), X["income"].max()).all()
+    # The account of fit_resample stays.
+    assert len(sampler.parent_indices_) == len(X_new) - len(X)
+
+
+def test_sample_of_what_was_not_made():
+    X, y = numbers()
+    sampler, *_ = resampled(X, y)
+    with pytest.raises(ValueError, match=r"y=0 is no class .* these are \[1\]"):
+        sampler.sample(3, y=0)
+    with pytest.raises(ValueError, match="n_samples == 0, must be >= 1"):
+        sampler.sample(0)
+    with pytest.raises(TypeError, match="n_samples must be an instance of"):
+        sampler.sample(2.5)
+
+
+def test_sample_before_and_after_nothing_to_make():
+    X, y = numbers((30, 30))
+    with pytest.raises(ValueError, match="not fitted yet"):
+        clone(SAMPLER).sample(3)
+    sampler, *_ = resampled(X, y)
+    with pytest.raises(ValueError, match=r"these are \[\]"):
+        sampler.sample(3)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_tiny_classes_of_a_table(size):
+    X, y = table((60, size))
+    with pytest.warns(UserWarning, match=f"Class 1 has {size} rows") as seen:
+        _, X_new, y_new = resampled(X, y)
+    assert len(seen) == 1
+    assert np.bincount(y_new).tolist() == [60, 60]
+    assert (X_new.dtypes == X.dtypes).all()
+    if size == 1:
+        copies = X_new.iloc[61:].astype(object).where(X_new.iloc[61:].notna(), None)
+        assert len(copies.drop_duplicates()) == 1
