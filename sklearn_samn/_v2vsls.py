@@ -52,7 +52,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         Share of the generated rows that are thrown away again: those whose neighbours,
         as the network predicts them, are least of the class. The dial between recall
         (0) and precision: 0.2 makes a quarter more than asked for and keeps the best.
-    residual_scale : float, at least 0, default=1.2
+    residual_scale : float, at least 0, default=1.0
         Synthetic rows are the predicted vectors plus this times a prediction error of
         the same step at a near row of the class, which gives back the spread that
         squared error takes away. 0, the paper's, adds none.
@@ -223,7 +223,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         neighbors_of="class",
         certainty=3.0,
         rejection=0.0,
-        residual_scale=1.2,
+        residual_scale=1.0,
         keep_ties=True,
         stop_when_exhausted=False,
         alpha=3.0,
