@@ -130,7 +130,9 @@ def make_smote(categorical, seed):
         return ENCODED, SMOTE(random_state=seed)
     if categorical.all():
         return IMPUTED, SMOTEN(random_state=seed)
-    return STANDARDIZED, SMOTENC(categorical, random_state=seed)
+    # A mask, which SMOTENC also takes, fails when it is an array.
+    which = np.flatnonzero(categorical).tolist()
+    return STANDARDIZED, SMOTENC(which, random_state=seed)
 
 
 def make_v2vsls(categorical, seed, **parameters):
@@ -305,9 +307,9 @@ def means_and_ranks(frame):
 def against_each(frame):
     tables = tables_of(frame)
     columns = {}
-    for metric, title in METRICS.items():
+    for metric in (*RANKED, "brier"):
         table = tables[metric].groupby("data_set", sort=False).mean()
-        columns[title] = versus(table, metric, "V2VSLS")
+        columns[METRICS[metric]] = versus(table, metric, "V2VSLS")
     return markdown(pd.DataFrame(columns))
 
 
@@ -341,7 +343,7 @@ def failures(frame):
 def on_each_set(frame):
     """A table a metric, a row a set."""
     about = frame.groupby("data_set", sort=False)[["n_train", "n_classes", "ratio"]]
-    about = about.mean().map("{:.0f}".format)
+    about = about.mean().map("{:.4g}".format)
     parts = ["## Each set, means over the classifiers"]
     for metric in RANKED:
         table = tables_of(frame)[metric].groupby("data_set", sort=False).mean()
@@ -371,7 +373,7 @@ def report(frame, ablations):
         if len(own):
             parts.append(f"## {title} ({own['data_set'].nunique()})")
             parts += report_group(own)
-    if ablations["model"].nunique() > 1:
+    if set(ABLATIONS) & set(ablations["model"]):
         parts.append(f"## V2VSLS in parts ({ablations['data_set'].nunique()} sets)")
         parts += report_group(ablations)
     return "\n\n".join([*parts, *failures(frame), *on_each_set(frame)]) + "\n"

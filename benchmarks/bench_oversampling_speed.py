@@ -166,11 +166,11 @@ def too_slow(path):
 
 def table_of(frame):
     """A row a data set, a column a sampler: medians of seconds and memory."""
-    frame = frame.assign(failed=frame["failed"].fillna("").astype(str))
 
     def cell(own):
-        if own["failed"].any():
-            return own["failed"][own["failed"] != ""].iloc[0]
+        failed = own["failed"].dropna()
+        if len(failed):
+            return failed.iloc[0]
         seconds, memory = own["seconds"].median(), own["extra_mib"].median()
         return f"{seconds:.2f} s, {memory:.0f} MiB"
 
