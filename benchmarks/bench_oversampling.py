@@ -280,9 +280,8 @@ def measure(data_set, seed, sampler, *, data_dir, max_train):
 
 def tables_of(frame):
     """For each metric a row a set and classifier, a column a sampler."""
-    return {
-        name: set_means(frame, name, ("data_set", "classifier")) for name in METRICS
-    }
+    by = ("data_set", "classifier")
+    return {name: set_means(frame, name, by).sort_index(axis=1) for name in METRICS}
 
 
 def ranks_in_figure(tables):

@@ -25,7 +25,6 @@ Usage: python benchmarks/bench_oversampling_speed.py [--seeds 3] [--timeout 900]
        python benchmarks/bench_oversampling_speed.py --sets magic_2000 --sizes
 """
 
-import argparse
 import gc
 import multiprocessing
 import warnings
@@ -198,7 +197,6 @@ def print_growth(frame):
 
 def main():
     parser = make_parser(__doc__, sets=[*SETS], seeds=3, max_train=None)
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument("--sizes", nargs="*", type=int, default=SIZES, metavar="ROWS")
     parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS")
     args = parser.parse_args()
