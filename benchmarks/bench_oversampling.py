@@ -375,7 +375,8 @@ def report(frame, ablations):
     if set(ABLATIONS) & set(ablations["model"]):
         parts.append(f"## V2VSLS in parts ({ablations['data_set'].nunique()} sets)")
         parts += report_group(ablations)
-    return "\n\n".join([*parts, *failures(frame), *on_each_set(frame)]) + "\n"
+    both = pd.concat([frame, ablations])
+    return "\n\n".join([*parts, *failures(both), *on_each_set(frame)]) + "\n"
 
 
 def main():
