@@ -608,6 +608,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
 
     def _scores(self, rows, code):
         """How sure the network is of the class of each row's neighbours."""
+        if not len(rows):
+            return np.empty(0)
         module = self.net_.module_
         Z = _preprocessing.transform(self.preprocessor_, rows)
         z = self._tensor(Z, next(module.parameters()).device)

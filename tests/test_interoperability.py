@@ -1201,6 +1201,23 @@ def test_stop_when_exhausted_stays_short():
     assert_array_equal(y[sampler.parent_indices_], y_new[90:])
 
 
+def test_stop_when_exhausted_without_any_candidate():
+    """A class that the network takes for the other one, everywhere."""
+    X, y = overlapping()
+    sampler = V2VSLS(
+        max_epochs=10,
+        neighbors_of="all",
+        class_weight={0: 1, 1: 0},
+        stop_when_exhausted=True,
+        random_state=0,
+    )
+    with pytest.warns(UserWarning, match="Class 1 gets 0 of the"):
+        X_new, y_new = sampler.fit_resample(X, y)
+    assert_array_equal(X_new, X)
+    assert_array_equal(y_new, y)
+    assert sampler.acceptance_scores_.shape == (0,)
+
+
 def test_stop_when_exhausted_meets_counts_where_candidates_suffice():
     X, y = imbalanced()
     sampler = V2VSLS(
