@@ -36,14 +36,30 @@ def distinct_rows(X, y):
     >>> first.tolist(), position.tolist()
     ([0, 1], [0, 1, 0])
     """
-    # Adding zero makes -0.0 and 0.0 the same bytes.
-    rows = np.ascontiguousarray(np.column_stack([X, y]) + 0.0)
-    rows = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
-    _, first, position = np.unique(rows, return_index=True, return_inverse=True)
+    keys = _row_keys([*X.T, y])
+    _, first, position = np.unique(keys, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     return first[order], rank[position.ravel()]
+
+
+def _row_keys(columns):
+    """A number of 64 bits for each row, equal for equal rows.
+
+    Sorting these takes a tenth of the memory of sorting the rows; that two of a
+    million different rows share one has a probability of 1e-8.
+    """
+    keys = np.zeros(len(columns[0]), dtype=np.uint64)
+    for column in columns:
+        # Adding zero makes -0.0 and 0.0 the same bits.
+        bits = (column + 0.0).astype(np.float64).view(np.uint64)
+        keys ^= bits + np.uint64(0x9E3779B97F4A7C15) + (keys << 6) + (keys >> 2)
+        # The finalizer of splitmix64: every bit depends on every other.
+        keys = (keys ^ (keys >> 30)) * np.uint64(0xBF58476D1CE4E5B9)
+        keys = (keys ^ (keys >> 27)) * np.uint64(0x94D049BB133111EB)
+        keys ^= keys >> 31
+    return keys
 
 
 def make_search(neighbors, X, n_jobs=None):

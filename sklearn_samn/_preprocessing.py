@@ -17,7 +17,7 @@ from sklearn.preprocessing import (
     QuantileTransformer,
     TargetEncoder,
 )
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_array, check_random_state, gen_batches
 
 # Scaled values end up between -CLIP and CLIP.
 CLIP = 3.0
@@ -27,6 +27,8 @@ FAR_OUT = 1e15
 MAX_ONE_HOT = 64
 # From so many training rows on scaling="auto" goes by quantiles.
 MIN_QUANTILE_ROWS = 2_000
+# Rows that are scaled, and values whose medians are taken, at a time.
+BLOCK_ROWS, BLOCK_VALUES = 8192, 2**20
 # Rows that the quantiles are taken from, at most.
 MAX_QUANTILE_ROWS = 100_000
 
@@ -536,11 +538,16 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _scaled(self, X, dtype):
         statistics = self.center_, self.scale_
-        if self.quantiles_ is None:
-            return robust_clip(X, statistics, dtype)
-        Z = robust_clip(X, statistics, np.float64)
-        Z[:, self.curved_] = self.quantiles_.transform(Z[:, self.curved_])
-        return Z.astype(dtype, copy=False)
+        exact = dtype if self.quantiles_ is None else np.float64
+        Z = np.empty(X.shape, dtype)
+        # Block by block: what is in between would be several times the table.
+        for rows in gen_batches(len(X), BLOCK_ROWS):
+            block = robust_clip(X[rows], statistics, exact)
+            if self.quantiles_ is not None:
+                curved = self.quantiles_.transform(block[:, self.curved_])
+                block[:, self.curved_] = curved
+            Z[rows] = block
+        return Z
 
     def inverse_transform(self, X):
         """Rows in the units they came in.
@@ -605,6 +612,14 @@ def robust_statistics(X):
 
 
 def _complete_statistics(X):
+    center, scale = np.empty((2, X.shape[1]))
+    # A few columns at a time: all of them would be copied twice.
+    for some in gen_batches(X.shape[1], max(BLOCK_VALUES // len(X), 1)):
+        center[some], scale[some] = _statistics_of_columns(X[:, some])
+    return center, scale
+
+
+def _statistics_of_columns(X):
     # Columns in a row each are twice as fast to sort; of halves, none overflows.
     columns = np.ascontiguousarray(X.T) / 2
     low, center, high = np.quantile(columns, [0.25, 0.5, 0.75], axis=1)

@@ -28,9 +28,9 @@ MAX_PERIODIC = 20
 # with the logarithm of their number.
 BY_SIZE = {"dropout": (0.3, 0.1), "lr": (5e-3, 6e-3), "max_epochs": (20, 16)}
 # Rows embedded at a time when the memory is filled.
-SUPPORT_BATCH = 4096
+SUPPORT_BATCH = 1024
 # Rows whose attention over the whole memory is held at a time.
-LOOKING_BATCH = 256
+LOOKING_BATCH = 64
 # Keeps a sum of no weights from being divided by.
 TINY = 1e-30
 # Training rows whose attention tells which entries matter.
