@@ -82,6 +82,7 @@ for path in sorted(folder.glob("*.*")):
             found = {"proba": model.predict_proba(X), "label": model.predict(X)}
         else:
             found = {"parents": model.parent_indices_}
+            found["more"] = model.sample(5, random_state=0)[0]
             found["again"] = model.fit_resample(X, y)[0]
         np.savez(folder / f"{path.name}.npz", **found)
     except Exception:
@@ -169,6 +170,7 @@ def test_another_process_resamples_the_same(form, resampled, fresh_process):
     found = np.load(folder / f"sampler.{form}.npz")
     sampler, X_new = resampled
     assert_array_equal(found["parents"], sampler.parent_indices_)
+    assert_array_equal(found["more"], sampler.sample(5, random_state=0)[0])
     assert_array_equal(found["again"], X_new)
 
 
