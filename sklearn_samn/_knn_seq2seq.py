@@ -101,6 +101,21 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         "auto" is CUDA where there is one, else the CPU; or "cpu", "cuda", "cuda:1",
         "mps". Resolved in ``fit``. A fitted estimator loads on a machine without its
         device and predicts there on the CPU, with a warning unless "auto".
+    out_of_core : "auto" or bool, default="auto"
+        Whether rows are read by block, never all at once, in ``fit`` and in prediction.
+        "auto": those that are in no array yet, which are an ``h5py.Dataset``, a
+        ``zarr.Array``, a ``dask.array.Array`` and a list of paths of .npy or .parquet
+        parts. True: also those of arrays, above all of a ``numpy.memmap``, which "auto"
+        takes for an array in memory, as joblib makes one of any large array. False
+        refuses what is no array. ``fit`` then takes finite numbers alone, scales by a
+        sample of at most 100,000 rows, draws neighbours and memories from it (by
+        Algorithm 1, whatever ``neighbors``), and holds out 10,000 rows at most.
+    checkpoint : path or None, default=None
+        File that ``fit`` writes after each epoch, whole or not at all. If it is there
+        already, ``fit`` goes on from it, on a CPU to the same bits as without the
+        interruption; that of other data or parameters is refused. Deleted when ``fit``
+        is done. Needs ``random_state``; callbacks in ``skorch_params`` start anew. A
+        pickle: use those alone that you trust.
     n_jobs : int or None, default=None
         Processes of scikit-learn's neighbour search; None is one. torch trains on one
         CPU thread, so that results do not depend on the machine's cores.
@@ -208,6 +223,8 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         warm_start=False,
         dtype="float32",
         device="auto",
+        out_of_core="auto",
+        checkpoint=None,
         n_jobs=None,
         random_state=None,
         verbose=0,
@@ -243,6 +260,8 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         self.warm_start = warm_start
         self.dtype = dtype
         self.device = device
+        self.out_of_core = out_of_core
+        self.checkpoint = checkpoint
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose

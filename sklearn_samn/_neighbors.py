@@ -36,14 +36,54 @@ def distinct_rows(X, y):
     >>> first.tolist(), position.tolist()
     ([0, 1], [0, 1, 0])
     """
-    # Adding zero makes -0.0 and 0.0 the same bytes.
-    rows = np.ascontiguousarray(np.column_stack([X, y]) + 0.0)
-    rows = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
-    _, first, position = np.unique(rows, return_index=True, return_inverse=True)
+    _, first, position = np.unique(
+        _as_bytes(X, y), return_index=True, return_inverse=True
+    )
     order = np.argsort(first)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     return first[order], rank[position.ravel()]
+
+
+def _as_bytes(X, y):
+    """Each pair of row and label as one value, equal for equal pairs."""
+    # Adding zero makes -0.0 and 0.0 the same bytes.
+    rows = np.ascontiguousarray(np.column_stack([X, y]) + 0.0)
+    return rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
+
+
+def make_lookup(X, y):
+    """A function that finds the equals of (row, label) pairs among distinct ones.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_distinct, n_features)
+        Distinct rows.
+    y : ndarray of shape (n_distinct,)
+        Labels.
+
+    Returns
+    -------
+    callable
+        From rows and labels of the same dtypes to the index of the equal of each, -1
+        where there is none.
+
+    Examples
+    --------
+    >>> look_up = make_lookup(np.array([[3.0], [1.0]]), np.zeros(2))
+    >>> look_up(np.array([[1.0], [2.0], [3.0]]), np.zeros(3)).tolist()
+    [1, -1, 0]
+    """
+    rows = _as_bytes(X, y)
+    order = np.argsort(rows)
+    rows = rows[order]
+
+    def look_up(X, y):
+        wanted = _as_bytes(X, y)
+        place = np.searchsorted(rows, wanted).clip(max=len(rows) - 1)
+        return np.where(rows[place] == wanted, order[place], -1)
+
+    return look_up
 
 
 def make_search(neighbors, X, n_jobs=None):
