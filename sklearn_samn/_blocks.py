@@ -111,8 +111,7 @@ class Blocks:
         """
         part, start, stop = self._spans[number]
         try:
-            rows = part.read(start, stop)
-            rows = np.array(rows, dtype=self.dtype, order="C")
+            rows = np.ascontiguousarray(part.read(start, stop), dtype=self.dtype)
         except Exception as error:
             raise ValueError(
                 f"Rows {start} to {stop - 1} of {part.name} cannot be read: {error}"
@@ -139,17 +138,15 @@ class Blocks:
 
 
 def _check_finite(rows, name, start):
-    # The sum of finite rows is finite or too large, and made without a mask.
-    if np.isfinite(rows.sum()):
+    refused = ~np.isfinite(rows)
+    if not refused.any():
         return
-    refused = np.argwhere(~np.isfinite(rows))
-    if len(refused):
-        row, column = refused[0]
-        what = "NaN" if np.isnan(rows[row, column]) else "infinity"
-        raise ValueError(
-            f"Row {start + row} of {name} contains {what} in column {column}. Rows "
-            f"that are read by block must be finite: write them anew, imputed."
-        )
+    row, column = np.argwhere(refused)[0]
+    what = "NaN" if np.isnan(rows[row, column]) else "infinity"
+    raise ValueError(
+        f"Row {start + row} of {name} contains {what} in column {column}. Rows that "
+        f"are read by block must be finite: write them anew, imputed."
+    )
 
 
 # Parts: name, shape, dtype, columns, chunk_rows, read(start, stop) ------------------
