@@ -874,10 +874,12 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         device = _training.resolve_device(self.device)
         seed = self._seed()
         rng = np.random.default_rng(seed)
+        # As few bytes as can be: there is one for each row of the file.
         codes = np.min_scalar_type(len(self.classes_))
         y = np.searchsorted(self.classes_, y).astype(codes)
         size = X.count_rows_in(_blocks.BUFFER_BYTES)
         used, sample, valid = self._split_blocks(y, weight, size, rng)
+        # The pass that validates every row.
         rows, held_out = X.gather(sample, valid)
         checkpoint = self._make_checkpoint(rng, seed, X.shape, rows, y, weight[sample])
         past = self.history_ if warm else ()
@@ -977,8 +979,8 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
             return dataset, None
         rows = _preprocessing.transform(self.preprocessor_, held_out)
         nowhere = np.full(len(valid), -1)
-        held_out = tensors(rows, y[valid], weight[valid], nowhere)
-        return dataset, self._dataset(*held_out, *known, None)
+        arrays = tensors(rows, y[valid], weight[valid], nowhere)
+        return dataset, self._dataset(*arrays, *known, None)
 
     def predict_proba(self, X, *, out=None):
         """Class probabilities.
