@@ -168,7 +168,7 @@ def _open_file(path):
         raise ValueError(f"Part {path!r} of X is neither a .npy nor a .parquet file.")
     try:
         return opener(path)
-    except ImportError:
+    except (FileNotFoundError, ImportError):
         raise
     except Exception as error:
         raise ValueError(

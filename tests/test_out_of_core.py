@@ -553,17 +553,35 @@ def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path, model, moment, out_of_c
     assert sorted(os.listdir(tmp_path)) == ["X.npy", "y.npy"]
 
 
-def interrupted(model, X, y):
-    """A fit that is stopped after its first checkpoint."""
+def interrupted(model, X, y, n_epochs=1):
+    """A fit that is stopped after so many checkpoints."""
+    written = []
 
     def stop(path, content):
         replace(path, content)
-        raise KeyboardInterrupt
+        written.append(path)
+        if len(written) == n_epochs:
+            raise KeyboardInterrupt
 
     replace = _base._training.replace_file
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(_base._training, "replace_file", stop)
         model.fit(X, y)
+
+
+def test_the_best_weights_outlive_an_interruption(tmp_path):
+    X, _ = data()
+    y = np.random.default_rng(0).integers(2, size=400)
+    model = by_block(
+        SEQ2SEQ, early_stopping=True, n_iter_no_change=3, max_epochs=60, dropout=0.0
+    )
+    expected = clone(model).fit(X, y)
+    assert 4 < expected.n_iter_ < 60
+    model.set_params(checkpoint=tmp_path / "fit.checkpoint")
+    interrupted(model, X, y, n_epochs=expected.n_iter_ - 1)
+    model.fit(X, y)
+    assert model.n_iter_ == expected.n_iter_
+    assert_array_equal(model.predict_proba(X), expected.predict_proba(X))
 
 
 def test_the_checkpoint_of_another_fit_is_refused(tmp_path):
