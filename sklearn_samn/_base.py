@@ -550,8 +550,6 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
             if not chunk:
                 self._finish(net.module_, datasets[0], rng)
         self._keep(net, past)
-        if checkpoint is not None:
-            checkpoint.remove()
         return self
 
     def _preprocess(self, X, y, used, seed):
@@ -901,8 +899,6 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
                 checkpoint=checkpoint,
             )
         self._keep(net, past)
-        if checkpoint is not None:
-            checkpoint.remove()
         return self
 
     def _validate_blocks(self, X, y, sample_weight, reset):

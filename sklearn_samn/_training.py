@@ -172,8 +172,8 @@ class BufferedBatches(SlicedBatches):
     """
 
     def __iter__(self):
-        data, n_batches = self.dataset, len(self)
-        ends = [data.n_rows * i // n_batches for i in range(n_batches + 1)]
+        data = self.dataset
+        ends = [data.n_rows * i // len(self) for i in range(len(self) + 1)]
         sizes = [stop - start for start, stop in pairwise(ends)]
         rest = []
         for numbers in torch.randperm(data.n_blocks).split(data.blocks_per_buffer):
@@ -491,7 +491,8 @@ def train(
         Optimizer whose moments to go on from, where it is of the same kind and has the
         same groups of parameters.
     checkpoint : Checkpoint or None, default=None
-        Where training goes on from, and what it writes after each epoch.
+        Where training goes on from, and what it writes after each epoch; removed at
+        the end.
     skorch_params : dict or None, default=None
         Parameters of :class:`skorch.NeuralNet` that go before ours; its callbacks
         come on top of ours.
@@ -539,6 +540,8 @@ def train(
     net.module_.eval()
     if not all(value.isfinite().all() for value in net.module_.state_dict().values()):
         raise diverged(net.lr, "a weight is not finite")
+    if checkpoint is not None:
+        checkpoint.remove()
     return net
 
 
