@@ -9,7 +9,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 
 .PHONY: demo test test-oldest lint doc clean
-.PHONY: bench-engine bench-classifiers bench-samn-cost reproduce-samn
+.PHONY: bench-engine bench-classifiers bench-samn-cost bench-out-of-core reproduce-samn
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -36,7 +36,7 @@ doc: $(VENV)/.doc
 bench-engine: $(VENV)/.benchmarks
 	$(VENV)/bin/python benchmarks/bench_engine.py
 
-# These three need the folder of data sets: make bench-classifiers DATA_DIR=...
+# These four need the folder of data sets: make bench-classifiers DATA_DIR=...
 # A rerun goes on from the rows in benchmarks/results.
 DATA_DIR ?= ../shared/data
 N_JOBS ?= 1
@@ -46,6 +46,10 @@ bench-classifiers: $(VENV)/.benchmarks
 
 bench-samn-cost: $(VENV)/.benchmarks
 	$(VENV)/bin/python benchmarks/bench_samn_cost.py --data-dir $(DATA_DIR)
+
+# Takes 5 GB of the folder for temporary files, and hours.
+bench-out-of-core: $(VENV)/.benchmarks
+	$(VENV)/bin/python benchmarks/bench_out_of_core.py --data-dir $(DATA_DIR)
 
 reproduce-samn: $(VENV)/.benchmarks
 	$(VENV)/bin/python benchmarks/reproduce_samn.py --data-dir $(DATA_DIR) --n-jobs $(N_JOBS) --runtime
