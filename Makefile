@@ -10,7 +10,7 @@ TORCH ?= torch==2.13.0
 
 .PHONY: demo test test-oldest lint doc clean
 .PHONY: bench-engine bench-classifiers bench-samn-cost reproduce-samn
-.PHONY: bench-oversampling bench-oversampling-speed
+.PHONY: bench-oversampling bench-oversampling-speed bench-out-of-core
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -47,6 +47,10 @@ bench-classifiers: $(VENV)/.benchmarks
 
 bench-samn-cost: $(VENV)/.benchmarks
 	$(VENV)/bin/python benchmarks/bench_samn_cost.py --data-dir $(DATA_DIR)
+
+# Takes 5 GB of the folder for temporary files, and hours.
+bench-out-of-core: $(VENV)/.benchmarks
+	$(VENV)/bin/python benchmarks/bench_out_of_core.py --data-dir $(DATA_DIR)
 
 reproduce-samn: $(VENV)/.benchmarks
 	$(VENV)/bin/python benchmarks/reproduce_samn.py --data-dir $(DATA_DIR) --n-jobs $(N_JOBS) --runtime

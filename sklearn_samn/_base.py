@@ -1,6 +1,9 @@
 """What the estimators share: validation, training, prediction, persistence."""
 
+import hashlib
 import inspect
+import os
+import re
 import warnings
 from contextlib import contextmanager
 from functools import cache
@@ -12,20 +15,25 @@ from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import (
+    assert_all_finite,
     check_array,
+    check_consistent_length,
     check_random_state,
     check_X_y,
+    column_or_1d,
     compute_sample_weight,
 )
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     _check_sample_weight,
+    _num_samples,
     check_is_fitted,
     validate_data,
 )
 
-from . import _neighbors, _preprocessing, _training
+from . import _blocks, _neighbors, _preprocessing, _training
 from ._preprocessing import FLOATS
 from .modules import NeighborSequenceLoss
 from .modules.embedding import ACTIVATIONS
@@ -35,6 +43,11 @@ LIBRARIES = ("sklearn", "imblearn", "contextlib")
 
 # Largest batch that batch_size="auto" takes.
 MAX_AUTO_BATCH_SIZE = 256
+
+# Of rows that are read by block, so many are kept at most: to scale, to be drawn as
+# neighbours and memories; and to hold out.
+MAX_SAMPLE_ROWS = 100_000
+MAX_HOLDOUT_ROWS = 10_000
 
 
 @contextmanager
@@ -485,6 +498,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         weight = weight / weight[train].mean()
         past = self.history_ if warm else ()
         weights = _training.weights_to_numpy(self.net_) if warm else None
+        checkpoint = self._make_checkpoint(rng, seed, Z, y, weight)
         self._module_args = self._get_module_args(
             Z.shape[1], np.inf if chunk else len(train)
         )
@@ -498,7 +512,12 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
                 module, Z, y, weight, train, valid, rng, device
             )
             net = self._train(
-                module.to(device), self._make_criterion(), *datasets, device, **changes
+                module.to(device),
+                self._make_criterion(),
+                *datasets,
+                device,
+                checkpoint=checkpoint,
+                **changes,
             )
             if not chunk:
                 self._finish(net.module_, datasets[0], rng)
@@ -528,6 +547,9 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
             self.preprocessor_.feature_names_in_ = self.feature_names_in_
         return Z
 
+    def _make_checkpoint(self, rng, *facts):
+        """Where training goes on from if the facts are the same; nothing here."""
+
     def _start(self, module, y, weight):
         """What a new module should know of the data before training; nothing here."""
 
@@ -542,9 +564,15 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
             )
         X, y = self._validate(X, y, reset=reset)
         check_classification_targets(y)
-        weight = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True
-        )
+        return X, y, self._row_weights(X, y, sample_weight)
+
+    def _row_weights(self, X, y, sample_weight):
+        # One number for all rows, where they are equal.
+        weight = np.broadcast_to(1.0, y.shape)
+        if sample_weight is not None:
+            weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            )
         if self.class_weight is not None:
             weight = weight * weights_by_class(self.class_weight, y)
         if not weight.any():
@@ -552,7 +580,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
                 "sample_weight and class_weight leave every row a weight of zero; each "
                 "class needs a row of positive weight."
             )
-        return X, y, weight
+        return weight
 
     def _set_classes(self, y, warm):
         classes = np.unique(y)
@@ -660,7 +688,13 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         "activation": [StrOptions(set(ACTIVATIONS))],
         "hidden_size": [Interval(Integral, 1, None, closed="left")],
         "n_jobs": [Integral, None],
+        "out_of_core": [StrOptions({"auto"}), "boolean"],
+        "checkpoint": [str, os.PathLike, None],
     }
+
+    # An array to write into is no metadata of the rows.
+    __metadata_request__predict = {"out": UNUSED}
+    __metadata_request__predict_proba = {"out": UNUSED}
 
     def _make_criterion(self):
         return NeighborSequenceLoss(
@@ -668,14 +702,9 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         )
 
     def _make_datasets(self, module, Z, y, weight, train, valid, rng, device):
+        self._check_enough_rows(len(train))
         first, position = _neighbors.distinct_rows(Z[train], y[train])
         reference = train[first]
-        if len(train) <= self.n_neighbors:
-            raise ValueError(
-                f"Expected n_neighbors < n_samples_fit, but n_neighbors = "
-                f"{self.n_neighbors}, n_samples_fit = {len(train)} (rows of positive "
-                f"weight, without a hold-out); lower n_neighbors or give more rows."
-            )
         mass = np.bincount(position, weights=weight[train])
         # Built once, and only where something asks for it.
         search = cache(
@@ -702,6 +731,14 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         ]
         return datasets if len(datasets) == 2 else [*datasets, None]
 
+    def _check_enough_rows(self, n_rows):
+        if n_rows <= self.n_neighbors:
+            raise ValueError(
+                f"Expected n_neighbors < n_samples_fit, but n_neighbors = "
+                f"{self.n_neighbors}, n_samples_fit = {n_rows} (rows of positive "
+                f"weight, without a hold-out); lower n_neighbors or give more rows."
+            )
+
     def _dataset(self, x, y, weight, own, found, reference, labels, rng):
         """Rows with their neighbours gathered by the batch, never (n, K, d) at once."""
 
@@ -723,17 +760,20 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
     def _neighbor_indices(self, Z, search, rng):
         own = np.arange(len(Z))
         if self.neighbors == "subsets":
-            return _neighbors.nearest_in_subsets(
-                Z,
-                Z,
-                own,
-                self.n_neighbors,
-                n_subsets=self.n_subsets,
-                subset_size=self.subset_size,
-                rng=rng,
-                n_jobs=self.n_jobs,
-            )
+            return self._nearest_in_subsets(Z, Z, own, rng)
         return self._nearest(search(), Z, own, len(Z))
+
+    def _nearest_in_subsets(self, reference, Z, own, rng):
+        return _neighbors.nearest_in_subsets(
+            reference,
+            Z,
+            own,
+            self.n_neighbors,
+            n_subsets=self.n_subsets,
+            subset_size=self.subset_size,
+            rng=rng,
+            n_jobs=self.n_jobs,
+        )
 
     def _nearest(self, search, Z, own, n_reference):
         """K nearest others; where equal rows leave fewer, they come round again."""
@@ -747,6 +787,235 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
     def _extra_inputs(self, own, reference, rng):
         """Inputs of the module beside the rows, whose reference rows are ``own``."""
         return {}
+
+    def _make_checkpoint(self, rng, *facts):
+        if self.checkpoint is None:
+            return None
+        if self.random_state is None or self.warm_start:
+            raise ValueError(
+                f"checkpoint={self.checkpoint!r} needs random_state, as in "
+                f"random_state=0, and warm_start=False: fit goes on only where it "
+                f"would do the same again."
+            )
+        return _training.Checkpoint(self.checkpoint, self._fingerprint(facts), rng)
+
+    def _fingerprint(self, facts):
+        """A hash of the parameters that a training depends on, and of facts."""
+        params = self.get_params(deep=False)
+        for name in ("checkpoint", "random_state", "n_jobs", "verbose"):
+            del params[name]
+        # Objects without a repr of their own show their address.
+        text = re.sub(r" at 0x[0-9a-f]+", "", repr([type(self), params]))
+        digest = hashlib.sha256(text.encode())
+        for fact in facts:
+            digest.update(np.ascontiguousarray(fact))
+        return digest.hexdigest()
+
+    # Rows larger than memory ----------------------------------------------------------
+
+    def _by_block(self, X):
+        """Whether X is to be read by block."""
+        lazy = _blocks.is_lazy(X)
+        if lazy and not self.out_of_core:
+            raise ValueError(
+                f"out_of_core=False takes arrays in memory, not {type(X).__name__}; "
+                f"set out_of_core='auto', or read it into an array before."
+            )
+        wanted = not isinstance(self.out_of_core, str) and self.out_of_core
+        return lazy or (wanted and _blocks.can_be_read(X))
+
+    def _fit(self, X, y, sample_weight):
+        if self._by_block(X):
+            blocks = _blocks.Blocks(X, _blocks.BLOCK_BYTES)
+            return self._fit_blocks(blocks, y, sample_weight)
+        if self.out_of_core not in ("auto", False):
+            raise ValueError(
+                f"out_of_core=True needs rows that are sliced as X[start:stop], such "
+                f"as numpy.memmap, or a list of paths, not {type(X).__name__}; set "
+                f"out_of_core='auto'."
+            )
+        return super()._fit(X, y, sample_weight)
+
+    def _fit_blocks(self, X, y, sample_weight):
+        """The steps of fit, with a sample and a buffer of the rows in memory."""
+        warm = self.warm_start and hasattr(self, "classes_")
+        y, weight = self._validate_blocks(X, y, sample_weight, reset=not warm)
+        self._set_classes(y[weight > 0], warm)
+        device = _training.resolve_device(self.device)
+        seed = self._seed()
+        rng = np.random.default_rng(seed)
+        # As few bytes as can be: there is one for each row of the file.
+        codes = np.min_scalar_type(len(self.classes_))
+        y = np.searchsorted(self.classes_, y).astype(codes)
+        size = X.count_rows_in(_blocks.BUFFER_BYTES)
+        used, sample, valid = self._split_blocks(y, weight, size, rng)
+        # The pass that validates every row.
+        rows, held_out = X.gather(sample, valid)
+        checkpoint = self._make_checkpoint(rng, seed, X.shape, rows, y, weight[sample])
+        past = self.history_ if warm else ()
+        weights = _training.weights_to_numpy(self.net_) if warm else None
+        Z = self._preprocess_used(rows, y[sample], None if warm else seed)
+        self._module_args = self._get_module_args(Z.shape[1], used.sum())
+        with _training.reproducible(seed, device):
+            module = self._to_dtype(self._module_class(**self._module_args))
+            if warm:
+                self._load_previous(module, weights)
+            datasets = self._make_block_datasets(
+                X, y, weight, used, Z, sample, held_out, valid, rng, device
+            )
+            net = self._train(
+                module.to(device),
+                self._make_criterion(),
+                *datasets,
+                device,
+                checkpoint=checkpoint,
+            )
+        self._keep(net, past)
+        return self
+
+    def _validate_blocks(self, X, y, sample_weight, reset):
+        """Labels and weights; the rows are checked when they are read."""
+        wanted = self.categorical_features
+        if not (wanted is None or isinstance(wanted, str)):
+            raise ValueError(
+                f"categorical_features={wanted!r}: rows that are read by block are "
+                f"numbers alone; encode the categories before, and leave "
+                f"categorical_features='auto'."
+            )
+        if not isinstance(self.neighbors, str):
+            raise ValueError(
+                f"neighbors={self.neighbors!r}: rows that are read by block have their "
+                f"neighbours found by Algorithm 1; set neighbors='subsets'."
+            )
+        validate_data(self, X, y, reset=reset, skip_check_array=True)
+        if reset:
+            self.is_categorical_ = None
+        check_one_kind(y)
+        y = column_or_1d(y, warn=True)
+        check_consistent_length(X, y)
+        assert_all_finite(y, input_name="y")
+        check_classification_targets(y)
+        return y, self._row_weights(X, y, sample_weight)
+
+    def _split_blocks(self, y, weight, size, rng):
+        """A mask of the rows to train on, a sample of them, and the rows held out."""
+        train, valid = np.flatnonzero(weight > 0), None
+        if self.early_stopping:
+            share = min(self.validation_fraction, MAX_HOLDOUT_ROWS / len(train))
+            train, valid = stratified_holdout(y, train, share, rng)
+        self._check_enough_rows(len(train))
+        size = min(size, MAX_SAMPLE_ROWS, len(train))
+        sample = np.sort(rng.choice(train, size, replace=False))
+        used = np.zeros(len(y), dtype=bool)
+        used[train] = True
+        return used, sample, train[:0] if valid is None else valid
+
+    def _make_block_datasets(
+        self, X, y, weight, used, Z, sample, held_out, valid, rng, device
+    ):
+        """Rows read by the buffer, the sample being their neighbours and memories."""
+        first, position = _neighbors.distinct_rows(Z, y[sample])
+        reference, codes = Z[first], y[sample[first]]
+        mass = np.bincount(position, weights=weight[sample])
+        search = cache(
+            lambda: _neighbors.make_search(self.neighbors, reference, self.n_jobs)
+        )
+        self._keep_reference(reference, codes, mass, sample[first], search, rng)
+        look_up = _neighbors.make_lookup(reference, codes)
+        mean = weight[used].mean()
+        known = [self._tensor(a, device) for a in (reference, codes.astype(np.int64))]
+
+        def tensors(rows, y, weight, own):
+            found = self._nearest_in_subsets(reference, rows, own, rng)
+            arrays = rows, y.astype(np.int64), weight / mean, own, found
+            return tuple(self._tensor(array, device) for array in arrays)
+
+        def read(number):
+            rows = _preprocessing.transform(self.preprocessor_, X.read(number))
+            here = slice(X.starts[number], X.starts[number] + len(rows))
+            arrays = rows, y[here], weight[here], look_up(rows, y[here])
+            return tensors(*(array[used[here]] for array in arrays))
+
+        dataset = _training.BufferDataset(
+            int(used.sum()),
+            len(X),
+            X.count_in(_blocks.BUFFER_BYTES),
+            read,
+            lambda *buffer: self._dataset(*buffer, *known, rng),
+        )
+        if not len(valid):
+            return dataset, None
+        rows = _preprocessing.transform(self.preprocessor_, held_out)
+        nowhere = np.full(len(valid), -1)
+        arrays = tensors(rows, y[valid], weight[valid], nowhere)
+        return dataset, self._dataset(*arrays, *known, None)
+
+    def predict_proba(self, X, *, out=None):
+        """Class probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows; read by block as ``out_of_core`` says.
+        out : array-like of shape (n_samples, n_classes), default=None
+            Where to put them: anything that takes ``out[start:stop] = values``, such
+            as a :class:`numpy.memmap`. A new array by default.
+
+        Returns
+        -------
+        array-like of shape (n_samples, n_classes)
+            ``out``: probabilities, in the order of ``classes_``. A row's depend on that
+            row alone, not on the others of the call.
+
+        Raises
+        ------
+        ValueError
+            If unscaled features are too large for the precision of the network, rows
+            that are read by block are not finite, or ``out`` cannot hold the result.
+        OSError
+            If ``out`` cannot be written.
+        """
+        check_is_fitted(self)
+        values = np.full(len(self.classes_), 0.5, dtype=self._numpy_dtype())
+        return self._predict_into(out, super().predict_proba, X, values, values.shape)
+
+    def predict(self, X, *, out=None):
+        """Most probable class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows; read by block as ``out_of_core`` says.
+        out : array-like of shape (n_samples,), default=None
+            Where to put the labels: anything that takes ``out[start:stop] = values``,
+            such as a :class:`numpy.memmap`. A new array by default.
+
+        Returns
+        -------
+        array-like of shape (n_samples,)
+            ``out``: class labels.
+        """
+        check_is_fitted(self)
+        probabilities = super().predict_proba
+
+        def labels(rows):
+            return self.classes_[probabilities(rows).argmax(axis=1)]
+
+        return self._predict_into(out, labels, X, self.classes_, ())
+
+    def _predict_into(self, out, predict, X, values, shape):
+        """Write ``predict(rows)`` into out; its values are such, a row's of a shape."""
+        by_block = self._by_block(X)
+        if by_block:
+            X = _blocks.Blocks(X, _blocks.BUFFER_BYTES)
+        if out is None and not by_block:
+            return predict(X)
+        if out is None:
+            out = np.empty((X.shape[0], *shape), dtype=values.dtype)
+        _blocks.check_out(out, (_num_samples(X), *shape), values)
+        for start, rows in X if by_block else [(0, X)]:
+            _blocks.write(out, start, predict(rows))
+        return out
 
     def predict_neighbors(self, X):
         """Predicted neighbours of each row.

@@ -28,9 +28,9 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         equal in features and label count once.
     n_subsets : int, at least 1, default=50
         R, random subsets a row is compared with. Only used with
-        ``neighbors="subsets"``.
+        ``neighbors="subsets"`` and with rows that are read by block.
     subset_size : int, at least 1, default=64
-        Rows of a subset. Only used with ``neighbors="subsets"``.
+        Rows of a subset. Used where ``n_subsets`` is.
     alpha : float, at least 0, default=9.5
         Weight of the row's own label in the loss.
     lam : float, at least 0, default=0.12
@@ -101,6 +101,23 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         "auto" is CUDA where there is one, else the CPU; or "cpu", "cuda", "cuda:1",
         "mps". Resolved in ``fit``. A fitted estimator loads on a machine without its
         device and predicts there on the CPU, with a warning unless "auto".
+    out_of_core : "auto" or bool, default="auto"
+        Whether rows are read by block, never all at once, in ``fit`` and in prediction.
+        "auto": those that are in no array yet, which are an ``h5py.Dataset``, a
+        ``zarr.Array``, a ``dask.array.Array`` and a list of paths of .npy or .parquet
+        parts. True: also those of arrays, above all of a ``numpy.memmap``, which "auto"
+        takes for an array in memory, as joblib makes one of any large array. False
+        refuses what is no array. By block, ``fit`` takes finite numbers alone, scales
+        by a random sample of at most 100,000 rows, draws neighbours and memories from
+        it (by Algorithm 1, whatever ``neighbors``), and holds out 10,000 rows at most.
+        An epoch takes each row once: blocks of about 1 MiB come in random order, and
+        the rows of 64 MiB of them are shuffled together.
+    checkpoint : path or None, default=None
+        File that ``fit`` writes after each epoch, whole or not at all. If it is there
+        already, ``fit`` goes on from it, on a CPU to the same bits as without the
+        interruption; that of other data or parameters is refused. Deleted when ``fit``
+        is done, so a file serves one fit at a time. Needs ``random_state``; callbacks
+        in ``skorch_params`` start anew. It is a pickle: use none that you do not trust.
     n_jobs : int or None, default=None
         Processes of scikit-learn's neighbour search; None is one. torch trains on one
         CPU thread, so that results do not depend on the machine's cores.
@@ -208,6 +225,8 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         warm_start=False,
         dtype="float32",
         device="auto",
+        out_of_core="auto",
+        checkpoint=None,
         n_jobs=None,
         random_state=None,
         verbose=0,
@@ -243,6 +262,8 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         self.warm_start = warm_start
         self.dtype = dtype
         self.device = device
+        self.out_of_core = out_of_core
+        self.checkpoint = checkpoint
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose

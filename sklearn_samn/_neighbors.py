@@ -62,6 +62,40 @@ def _row_keys(columns):
     return keys
 
 
+def make_lookup(X, y):
+    """A function that finds the equals of (row, label) pairs among distinct ones.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_distinct, n_features)
+        Distinct rows.
+    y : ndarray of shape (n_distinct,)
+        Labels.
+
+    Returns
+    -------
+    callable
+        From rows and labels of the same dtypes to the index of the equal of each, -1
+        where there is none.
+
+    Examples
+    --------
+    >>> look_up = make_lookup(np.array([[3.0], [1.0]]), np.zeros(2))
+    >>> look_up(np.array([[1.0], [2.0], [3.0]]), np.zeros(3)).tolist()
+    [1, -1, 0]
+    """
+    keys = _row_keys([*X.T, y])
+    order = np.argsort(keys)
+    keys = keys[order]
+
+    def look_up(X, y):
+        wanted = _row_keys([*X.T, y])
+        place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+        return np.where(keys[place] == wanted, order[place], -1)
+
+    return look_up
+
+
 def make_search(neighbors, X, n_jobs=None):
     """A fitted object with ``kneighbors`` over the rows of X.
 

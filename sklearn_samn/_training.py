@@ -1,11 +1,14 @@
 """The one place that knows skorch: a net, its batches, schedule, seed and device."""
 
+import io
 import math
+import os
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
+from itertools import pairwise
 
 import torch
 from skorch import NeuralNet
@@ -107,28 +110,6 @@ def denormals_flushed():
         torch.set_flush_denormal(flushed)
 
 
-class BatchDataset(torch.utils.data.Dataset):
-    """Rows asked for by the batch.
-
-    Parameters
-    ----------
-    n_rows : int
-        Number of rows.
-    make_batch : callable
-        From a tensor of row indices to (inputs, target), two dicts of tensors.
-    """
-
-    def __init__(self, n_rows, make_batch):
-        self.n_rows = n_rows
-        self.make_batch = make_batch
-
-    def __len__(self):
-        return self.n_rows
-
-    def __getitem__(self, index):
-        return self.make_batch(index)
-
-
 class SlicedBatches:
     """Batches by slicing tensors, not by collating row after row.
 
@@ -156,6 +137,88 @@ class SlicedBatches:
         order = torch.randperm(n_rows) if self.shuffle else torch.arange(n_rows)
         for index in order.tensor_split(len(self)):
             yield self.dataset[index]
+
+
+class BatchDataset(torch.utils.data.Dataset):
+    """Rows asked for by the batch.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows.
+    make_batch : callable
+        From a tensor of row indices to (inputs, target), two dicts of tensors.
+    """
+
+    iterator = SlicedBatches
+
+    def __init__(self, n_rows, make_batch):
+        self.n_rows = n_rows
+        self.make_batch = make_batch
+
+    def __len__(self):
+        return self.n_rows
+
+    def __getitem__(self, index):
+        return self.make_batch(index)
+
+
+class BufferedBatches(SlicedBatches):
+    """Batches of a :class:`BufferDataset`: blocks in random order, rows within buffers.
+
+    Each row comes once. The order of the blocks is uniform, and so is that of the rows
+    within a buffer; rows whose blocks are in different buffers never share a batch, but
+    for the one that a buffer leaves to the next.
+    """
+
+    def __iter__(self):
+        data = self.dataset
+        ends = [data.n_rows * i // len(self) for i in range(len(self) + 1)]
+        sizes = [stop - start for start, stop in pairwise(ends)]
+        rest = []
+        for numbers in torch.randperm(data.n_blocks).split(data.blocks_per_buffer):
+            # In the order of the file: the rows are shuffled anyway.
+            blocks = [*rest, *map(data.read, sorted(numbers.tolist()))]
+            rows = [torch.cat(parts) for parts in zip(*blocks, strict=True)]
+            # Else the next buffer is read beside this one.
+            del blocks
+            order, dataset = torch.randperm(len(rows[0])), data.make_dataset(*rows)
+            while sizes and sizes[0] <= len(order):
+                index, order = order[: sizes[0]], order[sizes.pop(0) :]
+                yield dataset[index]
+            rest = [tuple(part[order] for part in rows)]
+            del rows, dataset
+
+
+class BufferDataset(torch.utils.data.Dataset):
+    """Rows larger than memory, of which a buffer of several blocks is there at a time.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows in all blocks.
+    n_blocks : int
+        Number of blocks.
+    blocks_per_buffer : int
+        Blocks whose rows are in memory at once.
+    read : callable
+        From the number of a block to a tuple of tensors, a row each for each of its
+        rows.
+    make_dataset : callable
+        From such tensors for the rows of a buffer to their :class:`BatchDataset`.
+    """
+
+    iterator = BufferedBatches
+
+    def __init__(self, n_rows, n_blocks, blocks_per_buffer, read, make_dataset):
+        self.n_rows = n_rows
+        self.n_blocks = n_blocks
+        self.blocks_per_buffer = blocks_per_buffer
+        self.read = read
+        self.make_dataset = make_dataset
+
+    def __len__(self):
+        return self.n_rows
 
 
 def n_batches(n_rows, batch_size):
@@ -269,12 +332,115 @@ class BestWeights(Callback):
             net.module_.load_state_dict(self.best_weights)
 
 
+class Checkpoint(Callback):
+    """After each epoch all that training goes on from, in one file.
+
+    Parameters
+    ----------
+    path : path
+        The file. Training begins where it ends, if it is there.
+    fingerprint : str
+        Of what is trained; the file of another training is refused.
+    rng : numpy.random.Generator
+        What the batches draw from beside torch's stream.
+    """
+
+    def __init__(self, path, fingerprint, rng):
+        self.path = os.fspath(path)
+        self.fingerprint = fingerprint
+        self.rng = rng
+
+    def on_train_begin(self, net, **kwargs):
+        """Go on from the file."""
+        if not os.path.isdir(os.path.dirname(self.path) or "."):
+            raise ValueError(
+                f"The folder of checkpoint={self.path!r} is not there; make it first."
+            )
+        if not os.path.exists(self.path):
+            return
+        state = self._read()
+        net.module_.load_state_dict(state["module"])
+        net.optimizer_.load_state_dict(state["optimizer"])
+        if net.schedule_ is not None:
+            net.schedule_.load_state_dict(state["schedule"])
+        net.history.extend(state["history"])
+        for best, values in zip(_best_weights(net), state["best"], strict=True):
+            vars(best).update(values)
+        self.rng.bit_generator.state = state["rng"]
+        torch.set_rng_state(state["torch_rng"])
+
+    def _read(self):
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=False)
+            fingerprint = state["fingerprint"]
+        except Exception as error:
+            raise ValueError(
+                f"checkpoint={self.path!r} is no checkpoint that can be read "
+                f"({error}); delete the file or name another."
+            ) from error
+        if fingerprint != self.fingerprint:
+            raise ValueError(
+                f"checkpoint={self.path!r} was written by a fit with other parameters "
+                f"or other data; delete the file or name another."
+            )
+        return state
+
+    def on_epoch_end(self, net, **kwargs):
+        """Write the file."""
+        state = {
+            "fingerprint": self.fingerprint,
+            "module": net.module_.state_dict(),
+            "optimizer": net.optimizer_.state_dict(),
+            "schedule": net.schedule_ and net.schedule_.state_dict(),
+            "history": list(net.history),
+            "best": [vars(best) for best in _best_weights(net)],
+            "rng": self.rng.bit_generator.state,
+            "torch_rng": torch.get_rng_state(),
+        }
+        content = io.BytesIO()
+        torch.save(state, content)
+        replace_file(self.path, content.getbuffer())
+
+    def remove(self):
+        """Delete the file, once there is nothing to go on with."""
+        # Not there if the user's callback stopped the first epoch.
+        with suppress(FileNotFoundError):
+            os.remove(self.path)
+
+
+def _best_weights(net):
+    return [found for _, found in net.callbacks_ if isinstance(found, BestWeights)]
+
+
+def replace_file(path, content):
+    """Write a file of which all is there under its name, or all that was before."""
+    temporary = f"{path}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            os.remove(temporary)
+        raise OSError(
+            f"{path!r} cannot be written: {error}. What was there before is intact."
+        ) from error
+
+
 class ProgressBar(Callback):
     """One bar on stderr, a tick an epoch."""
 
     def on_train_begin(self, net, **kwargs):
         """Open the bar."""
-        self.bar = tqdm(total=net.max_epochs, unit="epoch", desc="fit", leave=False)
+        self.bar = tqdm(
+            total=net.max_epochs,
+            initial=len(net.history),
+            unit="epoch",
+            desc="fit",
+            leave=False,
+        )
 
     def on_epoch_end(self, net, **kwargs):
         """Tick, with the loss."""
@@ -302,6 +468,7 @@ def train(
     valid=None,
     patience=None,
     moments_of=None,
+    checkpoint=None,
     skorch_params=None,
 ):
     """Train a module through skorch.
@@ -323,6 +490,9 @@ def train(
     moments_of : torch.optim.Optimizer or None, default=None
         Optimizer whose moments to go on from, where it is of the same kind and has the
         same groups of parameters.
+    checkpoint : Checkpoint or None, default=None
+        Where training goes on from, and what it writes after each epoch; removed at
+        the end.
     skorch_params : dict or None, default=None
         Parameters of :class:`skorch.NeuralNet` that go before ours; its callbacks
         come on top of ours.
@@ -343,14 +513,14 @@ def train(
         "lr": lr,
         "max_epochs": max_epochs,
         "batch_size": batch_size,
-        "iterator_train": SlicedBatches,
+        "iterator_train": dataset.iterator,
         "iterator_train__shuffle": True,
         "iterator_valid": SlicedBatches,
         "train_split": None if valid is None else predefined_split(valid),
         "device": device,
         "verbose": int(verbose > 1),
         **users,
-        "callbacks": _callbacks(verbose, patience, users.get("callbacks")),
+        "callbacks": _callbacks(verbose, patience, checkpoint, users.get("callbacks")),
     }
     net = Net(module, criterion, **params).initialize()
     if moments_of is not None and _layout(moments_of) == _layout(net.optimizer_):
@@ -362,7 +532,7 @@ def train(
         net.schedule_ = LambdaLR(net.optimizer_, lambda step: one_cycle(step / n_steps))
     net.notify("on_train_begin", X=dataset, y=None)
     try:
-        net.fit_loop(dataset)
+        net.fit_loop(dataset, epochs=net.max_epochs - len(net.history))
     except StopTraining:
         pass
     finally:
@@ -370,6 +540,8 @@ def train(
     net.module_.eval()
     if not all(value.isfinite().all() for value in net.module_.state_dict().values()):
         raise diverged(net.lr, "a weight is not finite")
+    if checkpoint is not None:
+        checkpoint.remove()
     return net
 
 
@@ -425,10 +597,13 @@ def _optimizer_params(optimizer, weight_decay, device, users):
     }
 
 
-def _callbacks(verbose, patience, users):
+def _callbacks(verbose, patience, checkpoint, users):
     callbacks = list(users or [])
     if patience is not None:
         callbacks.append(BestWeights(patience))
+    if checkpoint is not None:
+        # After the best weights, which it writes, before the bar, which it moves.
+        callbacks.append(checkpoint)
     if verbose == 1:
         callbacks.append(ProgressBar())
     if verbose > 1:

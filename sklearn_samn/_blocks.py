@@ -1,0 +1,323 @@
+"""Array-likes larger than memory, read and written by block."""
+
+import mmap
+import os
+
+import numpy as np
+
+# A block is read in one stroke, and is about so large as floats.
+BLOCK_BYTES = 2**20
+# Rows that are in memory at once to be shuffled or predicted.
+BUFFER_BYTES = 2**26
+
+
+def is_lazy(X):
+    """Whether the rows are elsewhere: an array of HDF5, zarr or dask, a list of parts.
+
+    Examples
+    --------
+    >>> is_lazy(["a.npy", "b.npy"]), is_lazy([[1.0]]), is_lazy(np.zeros((1, 1)))
+    (True, False, False)
+    """
+    if isinstance(X, (list, tuple)):
+        return len(X) > 0 and all(isinstance(part, (str, os.PathLike)) for part in X)
+    return _is_array(X) and hasattr(X, "chunks")
+
+
+def can_be_read(X):
+    """Whether the rows can be read by block: they are an array, wherever they are."""
+    return is_lazy(X) or _is_array(X)
+
+
+def _is_array(X):
+    # Neither a frame nor a sparse matrix, whose slices are no arrays.
+    if hasattr(X, "columns") or hasattr(X, "nnz"):
+        return False
+    return all(hasattr(X, name) for name in ("shape", "ndim", "dtype", "__getitem__"))
+
+
+class Blocks:
+    """Rows of a table, read block by block; an iterator of (first row, rows).
+
+    A block lies within one part and consists of whole chunks, since those of a
+    compressed file are decoded as a whole.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features) or list of path
+        Anything with shape, dtype and ``X[start:stop]``, or the parts of a table, .npy
+        or .parquet files.
+    n_bytes : int
+        About the size of a block.
+
+    Attributes
+    ----------
+    shape : tuple
+        (n_samples, n_features).
+    dtype : dtype
+        Of the blocks: float32 for such rows, else float64.
+    starts : list of int
+        First row of each block.
+
+    Examples
+    --------
+    >>> blocks = Blocks(np.zeros((5, 2)), n_bytes=32)
+    >>> [(start, rows.shape) for start, rows in blocks]
+    [(0, (2, 2)), (2, (2, 2)), (4, (1, 2))]
+    """
+
+    def __init__(self, X, n_bytes):
+        self._parts = _open(X)
+        n_features = self._parts[0].shape[1]
+        dtype = np.result_type(*(part.dtype for part in self._parts))
+        self.dtype = np.dtype(np.float32 if dtype == np.float32 else np.float64)
+        lengths = [part.shape[0] for part in self._parts]
+        self.shape = sum(lengths), n_features
+        if not all(self.shape):
+            raise ValueError(
+                f"Found array of shape {self.shape}; a row and a feature are the least."
+            )
+        wanted = max(n_bytes // (n_features * self.dtype.itemsize), 1)
+        self._spans, self.starts = [], []
+        for number, part in enumerate(self._parts):
+            step = -(-wanted // part.chunk_rows) * part.chunk_rows
+            before = sum(lengths[:number])
+            for start in range(0, lengths[number], step):
+                stop = min(start + step, lengths[number])
+                self._spans.append((part, start, stop))
+                self.starts.append(before + start)
+
+    def __len__(self):
+        return len(self._spans)
+
+    def __iter__(self):
+        return ((self.starts[i], self.read(i)) for i in range(len(self)))
+
+    def count_in(self, n_bytes):
+        """How many blocks make about so many bytes, one at the least."""
+        return max(self.count_rows_in(n_bytes) * len(self) // self.shape[0], 1)
+
+    def count_rows_in(self, n_bytes):
+        """How many rows so many bytes hold."""
+        return n_bytes // (self.shape[1] * self.dtype.itemsize)
+
+    def read(self, number):
+        """Rows of one block as floats.
+
+        Raises
+        ------
+        ValueError
+            If the rows cannot be read or are not finite; names part, row and column.
+        """
+        part, start, stop = self._spans[number]
+        try:
+            rows = np.ascontiguousarray(part.read(start, stop), dtype=self.dtype)
+        except Exception as error:
+            raise ValueError(
+                f"Rows {start} to {stop - 1} of {part.name} cannot be read: {error}"
+            ) from error
+        if rows.shape != (stop - start, self.shape[1]):
+            raise ValueError(
+                f"Rows {start} to {stop - 1} of {part.name} came with the shape "
+                f"{rows.shape}; is the file truncated?"
+            )
+        _check_finite(rows, part.name, start)
+        return rows
+
+    def gather(self, *wanted):
+        """An array of rows for each array of indices, ascending, in one pass over all.
+
+        The pass reads, and so checks, every row.
+        """
+        taken = [np.empty((len(rows), self.shape[1]), self.dtype) for rows in wanted]
+        for start, block in self:
+            for indices, rows in zip(wanted, taken, strict=True):
+                first, last = np.searchsorted(indices, [start, start + len(block)])
+                rows[first:last] = block[indices[first:last] - start]
+        return taken
+
+
+def _check_finite(rows, name, start):
+    refused = ~np.isfinite(rows)
+    if not refused.any():
+        return
+    row, column = np.argwhere(refused)[0]
+    what = "NaN" if np.isnan(rows[row, column]) else "infinity"
+    raise ValueError(
+        f"Row {start + row} of {name} contains {what} in column {column}. Rows that "
+        f"are read by block must be finite: write them anew, imputed."
+    )
+
+
+# Parts: name, shape, dtype, columns, chunk_rows, read(start, stop) ------------------
+
+
+def _open(X):
+    if not is_lazy(X) or not isinstance(X, (list, tuple)):
+        parts = [_ArrayPart(X)]
+    else:
+        parts = [_open_file(os.fspath(path)) for path in X]
+    for part in parts:
+        _check_part(part, parts[0])
+    return parts
+
+
+def _open_file(path):
+    opener = {".npy": _NpyPart, ".parquet": _ParquetPart}.get(os.path.splitext(path)[1])
+    if opener is None:
+        raise ValueError(f"Part {path!r} of X is neither a .npy nor a .parquet file.")
+    try:
+        return opener(path)
+    except (FileNotFoundError, ImportError):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"Part {path!r} of X cannot be opened: {error}. Is the file truncated?"
+        ) from error
+
+
+def _check_part(part, first):
+    if len(part.shape) != 2:
+        raise ValueError(
+            f"Expected 2D array, got {len(part.shape)}D array instead: {part.name} has "
+            f"the shape {part.shape}."
+        )
+    # NaN is what dask says where it does not know.
+    if part.shape[0] != part.shape[0]:
+        raise ValueError(
+            f"The number of rows of {part.name} is unknown; find it with dask's "
+            f"compute_chunk_sizes()."
+        )
+    if part.dtype.kind not in "fiub":
+        raise ValueError(
+            f"{part.name} has the dtype {part.dtype}; rows that are read by block must "
+            f"be numbers."
+        )
+    if part.shape[1] != first.shape[1]:
+        raise ValueError(
+            f"{part.name} has {part.shape[1]} columns, but {first.name} has "
+            f"{first.shape[1]}."
+        )
+    if part.columns != first.columns:
+        raise ValueError(
+            f"{part.name} has the columns {part.columns}, but {first.name} has "
+            f"{first.columns}."
+        )
+
+
+class _ArrayPart:
+    """The whole table as one part."""
+
+    name = "X"
+    columns = None
+
+    def __init__(self, X):
+        self._X = X
+        self.shape, self.dtype = X.shape, np.dtype(X.dtype)
+        # HDF5 and zarr: rows of a chunk. dask: the rows of each.
+        chunks = getattr(X, "chunks", None) or (1,)
+        self.chunk_rows = max(np.ravel(chunks[0]).tolist(), default=1) or 1
+
+    def read(self, start, stop):
+        rows = self._X[start:stop]
+        # dask's is a plan so far.
+        rows = np.array(rows.compute() if hasattr(rows, "compute") else rows)
+        _forget_pages(self._X)
+        return rows
+
+
+def _forget_pages(array):
+    """Give back the pages of a mapped file, which count as the process's memory.
+
+    They stay in the system's cache. Changes of a copy-on-write mapping would be lost.
+    """
+    mapping = getattr(array, "_mmap", None)
+    if mapping is not None and array.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
+class _NpyPart:
+    columns = None
+    chunk_rows = 1
+
+    def __init__(self, path):
+        self._path, self.name = path, f"part {path!r}"
+        array = np.load(path, mmap_mode="r")
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def read(self, start, stop):
+        # Mapped for this block alone: touched pages count as the process's memory.
+        return np.array(np.load(self._path, mmap_mode="r")[start:stop])
+
+
+class _ParquetPart:
+    def __init__(self, path):
+        self._path, self.name = path, f"part {path!r}"
+        with _parquet(path) as file:
+            self.columns = file.schema_arrow.names
+            types = {field.to_pandas_dtype() for field in file.schema_arrow.types}
+            self.dtype = np.result_type(*types)
+            groups = range(file.metadata.num_row_groups)
+            sizes = [file.metadata.row_group(group).num_rows for group in groups]
+        self.shape = sum(sizes), len(self.columns)
+        self._ends = np.cumsum(sizes)
+        self.chunk_rows = max(sizes, default=1)
+
+    def read(self, start, stop):
+        first, last = np.searchsorted(self._ends, [start, stop - 1], side="right")
+        with _parquet(self._path) as file:
+            table = file.read_row_groups(range(first, last + 1))
+        skipped = start - (self._ends[first - 1] if first else 0)
+        columns = table.slice(skipped, stop - start).columns
+        return np.column_stack([column.to_numpy() for column in columns])
+
+
+def _parquet(path):
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise ImportError(
+            f"{path!r} needs pyarrow: pip install 'sklearn_samn[out-of-core]'."
+        ) from error
+    return ParquetFile(path)
+
+
+# Writing ----------------------------------------------------------------------------
+
+
+def check_out(out, shape, values):
+    """Raise a ValueError unless an array of that shape can hold the values.
+
+    Parameters
+    ----------
+    out : array-like
+        Where results are to be written.
+    shape : tuple
+        Of the results.
+    values : ndarray
+        All values that a result can have, or some of their dtype.
+    """
+    if tuple(out.shape) != shape:
+        raise ValueError(f"out has the shape {tuple(out.shape)}, but needs {shape}.")
+    try:
+        with np.errstate(all="ignore"):
+            fits = (values.astype(out.dtype) == values).all()
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"out has the dtype {out.dtype}, which cannot hold what is predicted, of "
+            f"dtype {values.dtype}."
+        )
+
+
+def write(out, start, values):
+    """Put results into ``out`` from row ``start`` on."""
+    stop = start + len(values)
+    try:
+        out[start:stop] = values
+    except Exception as error:
+        raise OSError(
+            f"Rows {start} to {stop - 1} cannot be written into out: {error}. The rows "
+            f"before are written."
+        ) from error

@@ -1,0 +1,265 @@
+"""Reading and writing by block."""
+
+import re
+from pathlib import Path
+
+import dask.array as da
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from numpy.testing import assert_array_equal
+
+from sklearn_samn._blocks import Blocks, can_be_read, check_out, is_lazy, write
+
+
+@pytest.fixture
+def rows():
+    return np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+
+
+def all_rows(blocks):
+    return np.concatenate([block for _, block in blocks])
+
+
+def npy_parts(folder, *parts):
+    paths = [folder / f"part{i}.npy" for i in range(len(parts))]
+    for path, part in zip(paths, parts, strict=True):
+        np.save(path, part)
+    return paths
+
+
+def parquet_part(path, rows, names="abcd", **params):
+    pd.DataFrame(rows, columns=list(names)).to_parquet(path, **params)
+    return path
+
+
+def sources(folder, rows):
+    """The rows in every container; chunks of 10 rows, parts of 20 and 40."""
+    np.save(folder / "x.npy", rows)
+    file = h5py.File(folder / "x.h5", "w")
+    parts = [rows[:20], rows[20:]]
+    parquet = [folder / "a.parquet", folder / "b.parquet"]
+    for path, part in zip(parquet, parts, strict=True):
+        parquet_part(path, part, row_group_size=10)
+    array = zarr.open(
+        folder / "x.zarr", mode="w", shape=rows.shape, chunks=(10, 4), dtype=rows.dtype
+    )
+    array[:] = rows
+    return {
+        "memmap": np.load(folder / "x.npy", mmap_mode="r"),
+        "h5py": file.create_dataset("x", data=rows, chunks=(10, 4)),
+        "contiguous": file.create_dataset("y", data=rows),
+        "zarr": array,
+        "dask": da.from_array(rows, chunks=(10, 4)),
+        "npy": npy_parts(folder, *parts),
+        "parquet": [str(path) for path in parquet],
+    }
+
+
+# -------------------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("n_bytes", [1, 160, 500, 10**6])
+def test_every_source_gives_its_rows(tmp_path, rows, n_bytes):
+    for name, source in sources(tmp_path, rows).items():
+        blocks = Blocks(source, n_bytes)
+        assert blocks.shape == (60, 4)
+        assert_array_equal(all_rows(blocks), rows, err_msg=name)
+        assert blocks.starts == [start for start, _ in blocks]
+        assert all(rows.flags.c_contiguous for _, rows in blocks)
+
+
+def test_blocks_lie_within_parts_and_hold_whole_chunks(tmp_path, rows):
+    expected = {
+        "memmap": [15] * 4,
+        "contiguous": [15] * 4,
+        "h5py": [20] * 3,
+        "zarr": [20] * 3,
+        "dask": [20] * 3,
+        "npy": [15, 5, 15, 15, 10],
+        "parquet": [20, 20, 20],
+    }
+    for name, source in sources(tmp_path, rows).items():
+        blocks = Blocks(source, n_bytes=15 * 4 * 4)
+        assert [len(block) for _, block in blocks] == expected[name], name
+
+
+def test_parquet_groups_of_unequal_size(tmp_path, rows):
+    whole = parquet_part(tmp_path / "a.parquet", rows[:25], row_group_size=10)
+    blocks = Blocks([whole, npy_parts(tmp_path, rows[25:])[0]][:1], n_bytes=1)
+    assert_array_equal(all_rows(blocks), rows[:25])
+    assert [len(block) for _, block in blocks] == [10, 10, 5]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        ("f4", "f4"),
+        ("f8", "f8"),
+        ("i4", "f8"),
+        ("u1", "f8"),
+        ("?", "f8"),
+        (">f4", "f4"),
+    ],
+)
+def test_blocks_are_floats(rows, dtype, expected):
+    rows = (10 * rows).astype(dtype)
+    blocks = Blocks(rows, n_bytes=100)
+    assert blocks.dtype == blocks.read(0).dtype == np.dtype(expected)
+    assert_array_equal(all_rows(blocks), rows)
+
+
+def test_parts_of_two_dtypes_are_of_the_wider(tmp_path, rows):
+    blocks = Blocks(npy_parts(tmp_path, rows, rows.astype(float)), n_bytes=100)
+    assert blocks.dtype == blocks.read(0).dtype == np.float64
+
+
+def test_how_many_blocks_make_a_buffer(rows):
+    blocks = Blocks(rows, n_bytes=10 * 16)
+    assert len(blocks) == 6
+    assert [blocks.count_in(n) for n in (1, 160, 479, 480, 960)] == [1, 1, 2, 3, 6]
+    assert blocks.count_rows_in(165) == 10
+
+
+def test_rows_gathered_in_one_pass(tmp_path, rows):
+    blocks = Blocks(npy_parts(tmp_path, rows[:20], rows[20:]), n_bytes=100)
+    wanted = [np.array([0, 5, 19, 20, 59]), np.arange(0), np.arange(60)]
+    for indices, found in zip(wanted, blocks.gather(*wanted), strict=True):
+        assert_array_equal(found, rows[indices])
+
+
+def test_the_pages_of_a_memmap_are_given_back(tmp_path):
+    rows = np.ones((20_000, 100), dtype=np.float32)
+    np.save(tmp_path / "x.npy", rows)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+
+    def resident():
+        smaps = Path("/proc/self/smaps").read_text().split("x.npy")
+        return sum(int(re.search(r"Rss:\s+(\d+)", part)[1]) for part in smaps[1:])
+
+    for _ in Blocks(mapped, 2**16):
+        assert resident() < 500
+    mapped.sum()
+    assert resident() > 7000
+
+
+def test_changes_of_a_copy_on_write_mapping_stay(tmp_path, rows):
+    np.save(tmp_path / "x.npy", rows)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="c")
+    mapped[:] += 1
+    assert_array_equal(all_rows(Blocks(mapped, 100)), rows + 1)
+    assert_array_equal(mapped, rows + 1)
+
+
+def test_what_is_read_by_block(tmp_path, rows):
+    for name, source in sources(tmp_path, rows).items():
+        assert is_lazy(source) == (name != "memmap")
+        assert can_be_read(source)
+    assert can_be_read(rows) and not is_lazy(rows)
+    frame = pd.DataFrame({"dtype": [1], "chunks": [1], "ndim": [2]})
+    for other in (frame, [], [[1.0]], rows.tolist(), "x.npy", None):
+        assert not is_lazy(other) and not can_be_read(other)
+
+
+# --------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("value", "what"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")]
+)
+def test_the_part_the_row_and_the_column_of_a_bad_number(tmp_path, rows, value, what):
+    rows[47, 2] = value
+    sites = {"npy": 27, "parquet": 27}
+    for name, source in sources(tmp_path, rows).items():
+        part = r"part '.*(part1\.npy|b\.parquet)'" if name in sites else "X"
+        match = rf"Row {sites.get(name, 47)} of {part} contains {what} in column 2\."
+        with pytest.raises(ValueError, match=match):
+            all_rows(Blocks(source, n_bytes=100))
+
+
+@pytest.mark.parametrize("suffix", ["npy", "parquet"])
+def test_a_truncated_part(tmp_path, rows, suffix):
+    paths = sources(tmp_path, rows)[suffix]
+    content = Path(paths[1]).read_bytes()
+    Path(paths[1]).write_bytes(content[:-100])
+    match = rf"Part '{re.escape(str(paths[1]))}' of X cannot be opened: .*truncated\?"
+    with pytest.raises(ValueError, match=match):
+        Blocks(paths, 100)
+
+
+def test_a_part_that_becomes_shorter_while_it_is_read(tmp_path, rows):
+    paths = npy_parts(tmp_path, rows[:20], rows[20:])
+    blocks = Blocks(paths, n_bytes=160)
+    np.save(paths[1], rows[20:45])
+    match = r"Rows 20 to 29 of part '.*part1\.npy' came with the shape \(5, 4\)"
+    with pytest.raises(ValueError, match=match):
+        all_rows(blocks)
+    paths[1].unlink()
+    with pytest.raises(ValueError, match=r"Rows 0 to 9 of part '.*' cannot be read"):
+        all_rows(blocks)
+
+
+def test_parts_of_other_columns(tmp_path, rows):
+    paths = npy_parts(tmp_path, rows, rows[:, :3])
+    match = r"part '.*part1\.npy' has 3 columns, but part '.*part0\.npy' has 4\."
+    with pytest.raises(ValueError, match=match):
+        Blocks(paths, 100)
+    a = parquet_part(tmp_path / "a.parquet", rows)
+    b = parquet_part(tmp_path / "b.parquet", rows, names="abdc")
+    with pytest.raises(
+        ValueError, match=r"b\.parquet' has the columns \['a', 'b', 'd'"
+    ):
+        Blocks([a, b], 100)
+
+
+def test_what_is_no_table_of_numbers(tmp_path, rows):
+    with pytest.raises(
+        ValueError, match=r"Expected 2D array, got 1D .* X has the shape"
+    ):
+        Blocks(da.ones(5), 100)
+    with pytest.raises(ValueError, match=r"X has the dtype <U1; .* must be numbers"):
+        Blocks(np.array([["a"]]), 100)
+    with pytest.raises(ValueError, match=r"Found array of shape \(0, 4\)"):
+        Blocks(rows[:0], 100)
+    with pytest.raises(ValueError, match=r"'a\.csv' of X is neither a \.npy nor"):
+        Blocks(["a.csv"], 100)
+    with pytest.raises(FileNotFoundError, match=r"'a\.npy'"):
+        Blocks(["a.npy"], 100)
+    unknown = da.from_array(rows)
+    unknown = unknown[unknown[:, 0] > 0]
+    with pytest.raises(
+        ValueError, match=r"rows of X is unknown; .*compute_chunk_sizes"
+    ):
+        Blocks(unknown, 100)
+    parquet_part(tmp_path / "s.parquet", [["x"] * 4])
+    with pytest.raises(ValueError, match=r"s\.parquet' has the dtype"):
+        Blocks([tmp_path / "s.parquet"], 100)
+
+
+# -------------------------------------------------------------------------- writing
+
+
+def test_an_array_that_cannot_hold_the_results():
+    labels = np.array(["no", "maybe"])
+    check_out(np.empty(3, "U5"), (3,), labels)
+    check_out(np.empty(3, object), (3,), labels)
+    check_out(np.empty(3, np.int8), (3,), np.array([0, 1]))
+    with pytest.raises(ValueError, match=r"out has the shape \(4,\), but needs \(3,\)"):
+        check_out(np.empty(4, "U5"), (3,), labels)
+    for dtype in ("U4", "i8", "f8"):
+        with pytest.raises(ValueError, match=r"the dtype \S+, which cannot hold"):
+            check_out(np.empty(3, dtype), (3,), labels)
+    with pytest.raises(ValueError, match="the dtype int8, which cannot hold"):
+        check_out(np.empty(3, np.int8), (3,), np.array([0, 200]))
+
+
+def test_a_write_that_fails_names_the_rows():
+    class Full:
+        def __setitem__(self, rows, values):
+            raise OSError(28, "No space left on device")
+
+    match = r"Rows 30 to 34 cannot be written into out: .*No space left.*before are"
+    with pytest.raises(OSError, match=match):
+        write(Full(), 30, np.zeros(5))
