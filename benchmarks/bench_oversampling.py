@@ -130,7 +130,8 @@ def make_smote(categorical, seed):
         return ENCODED, SMOTE(random_state=seed)
     if categorical.all():
         return IMPUTED, SMOTEN(random_state=seed)
-    return STANDARDIZED, SMOTENC(categorical, random_state=seed)
+    # A list: SMOTENC compares what it gets with "auto", which fails for an array.
+    return STANDARDIZED, SMOTENC(categorical.tolist(), random_state=seed)
 
 
 def make_v2vsls(categorical, seed, **parameters):
