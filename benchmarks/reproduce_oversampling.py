@@ -16,16 +16,16 @@ MLPClassifier with four hidden layers of 64, a width that the paper does not giv
 
 Columns are those of bench_oversampling.py: numbers standardised, categories one-hot,
 SMOTE is SMOTENC, and V2VSLS takes categories as they are. The paper says nothing of
-categories; its counts of features are those of the raw columns. Its text has the best F1
-with V2VSLS and how far that is above the best with SMOTE and with ADASYN, taken here as
-points; Figure 4's other numbers are not in the text.
+categories; its counts of features are those of the raw columns. Its text has the best
+F1 with V2VSLS and how far that is above the best with SMOTE and with ADASYN, taken here
+as points; Figure 4's other numbers are not in the text.
 
-Figure 5 is one t-SNE of training rows of CCD (the paper's is of SensIT) and of rows that
-V2VSLS and SMOTE made of them, on the first seed.
+Figure 5 is one t-SNE of training rows of CCD (the paper's is of SensIT) and of rows
+that V2VSLS and SMOTE made of them, on the first seed.
 
-A row of the CSV is one set, seed, sampler and classifier; a rerun goes on where the last
-one ended. Writes reproduce_oversampling.csv and .md to --out, oversampling_paper.png
-and oversampling_tsne.png to --figures.
+A row of the CSV is one set, seed, sampler and classifier; a rerun goes on where the
+last one ended. Writes reproduce_oversampling.csv and .md to --out, the figures
+oversampling_paper.png and oversampling_tsne.png to --figures.
 
 Usage: python benchmarks/reproduce_oversampling.py [--seeds 5] [--n-jobs 2]
        python benchmarks/reproduce_oversampling.py --report-only
@@ -209,9 +209,11 @@ def failures(frame):
     failed = frame[frame["failed"].notna()].drop_duplicates(
         ["data_set", "seed", "model"]
     )
+    groups = failed.groupby(["data_set", "model"], sort=False, observed=True)
     return [
-        f'{model} failed on {len(own)} splits of {TITLES[name]}: "{own["failed"].mode()[0]}"'
-        for (name, model), own in failed.groupby(["data_set", "model"], observed=True)
+        f"{model} failed on {len(own)} of the splits of {TITLES[name]} and counts as "
+        f'none there: "{own["failed"].mode()[0]}"'
+        for (name, model), own in groups
     ]
 
 
@@ -298,12 +300,10 @@ def tsne_rows(data_dir, max_train, n_rows=1500):
         X, y = X[: len(y_train)], y[: len(y_train)]
         groups |= {"majority": X[y == 0], "minority": X[y == 1]}
     shares = {"majority": 0.4, "minority": 0.2, "V2VSLS": 0.2, "SMOTE": 0.2}
-    chosen = {
-        name: rng.choice(
-            groups[name], min(int(share * n_rows), len(groups[name])), False
-        )
-        for name, share in shares.items()
-    }
+    chosen = {}
+    for name, share in shares.items():
+        n_chosen = min(int(share * n_rows), len(groups[name]))
+        chosen[name] = rng.choice(groups[name], n_chosen, replace=False)
     kinds = np.repeat([*chosen], [len(rows) for rows in chosen.values()])
     return TSNE(random_state=0).fit_transform(np.concatenate([*chosen.values()])), kinds
 
