@@ -166,9 +166,8 @@ def best_classifier(table, sampler):
 def scores_table(own, metric):
     """Mean and deviation, a row a sampler, a column a classifier."""
     table = points(own, metric)
-    cells = table.mean().map("{:.2f}".format) + table.std(ddof=0).map(
-        " ± {:.2f}".format
-    )
+    mean, deviation = table.mean(), table.std(ddof=0)
+    cells = mean.map("{:.2f}".format) + deviation.map(" ± {:.2f}".format)
     cells = cells.unstack(sort=False).loc[[*MAKERS], [*CLASSIFIERS]]
     about = own.groupby("model", observed=True)
     cells["rows made"] = about["n_synthetic"].mean().map("{:,.0f}".format)
@@ -176,11 +175,11 @@ def scores_table(own, metric):
     return cells
 
 
-def margins(frame, paper=PAPER):
+def margins(frame):
     """Table 5: the best with V2VSLS, and how far above the best with the others."""
     rows = []
     for data_set, own in frame.groupby("data_set", sort=False):
-        table, (name, best, ahead) = points(own), paper[data_set]
+        table, (name, best, ahead) = points(own), PAPER[data_set]
         for ours in OURS:
             mine = best_classifier(table, ours)
             score = table[mine].mean()
