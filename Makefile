@@ -11,6 +11,7 @@ TORCH ?= torch==2.13.0
 .PHONY: demo test test-oldest lint doc clean
 .PHONY: bench-engine bench-classifiers bench-samn-cost reproduce-samn
 .PHONY: bench-oversampling bench-oversampling-speed bench-out-of-core
+.PHONY: reproduce-oversampling
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -60,6 +61,9 @@ bench-oversampling: $(VENV)/.benchmarks
 
 bench-oversampling-speed: $(VENV)/.benchmarks
 	$(VENV)/bin/python benchmarks/bench_oversampling_speed.py --data-dir $(DATA_DIR)
+
+reproduce-oversampling: $(VENV)/.benchmarks
+	$(VENV)/bin/python benchmarks/reproduce_oversampling.py --data-dir $(DATA_DIR) --n-jobs $(N_JOBS)
 
 # Everything that the targets above leave behind.
 clean:

@@ -228,6 +228,22 @@ def attempt(sampler, X, y):
     return X_new, y_new, "" if len(y_new) > len(y) else "no rows made"
 
 
+def resample(made, categorical, X_train, y_train, X_test):
+    """Resampled X, y and X_test, encoded, the sampler's seconds and why it failed.
+
+    ``made`` is a sampler as SAMPLERS makes them, with the steps that come before.
+    """
+    n_before, sampler = made
+    columns = make_columns(categorical).fit(X_train)
+    before, after = columns[:n_before], columns[n_before:]
+    (X_new, y_new, failed), seconds = timed(
+        attempt, sampler, before.transform(X_train), y_train
+    )
+    if isinstance(sampler, FunctionSampler):
+        failed = ""
+    return after.transform(X_new), y_new, columns.transform(X_test), seconds, failed
+
+
 def scores(y, probability):
     predicted, truth = probability.argmax(1), np.eye(probability.shape[1])[y]
     binary = probability.shape[1] == 2
@@ -252,14 +268,10 @@ def measure(data_set, seed, sampler, *, data_dir, max_train):
         seed=seed,
     )
     X_train, X_test, y_train, y_test = split(X, y, seed, max_train=max_train)
-    columns = make_columns(categorical).fit(X_train)
-    make = {**SAMPLERS, **ABLATIONS}[sampler]
-    n_before, made = make(np.sort(categorical), seed)
-    before, after = columns[:n_before], columns[n_before:]
-    (X_new, y_new, failed), sample_seconds = timed(
-        attempt, made, before.transform(X_train), y_train
+    made = {**SAMPLERS, **ABLATIONS}[sampler](np.sort(categorical), seed)
+    X_new, y_new, X_test, sample_seconds, failed = resample(
+        made, categorical, X_train, y_train, X_test
     )
-    X_new, X_test = after.transform(X_new), columns.transform(X_test)
     counts = np.bincount(y_train)
     rows = []
     for name, make_classifier in CLASSIFIERS.items():
@@ -278,7 +290,7 @@ def measure(data_set, seed, sampler, *, data_dir, max_train):
             **scores(y_test, classifier.predict_proba(X_test)),
             "sample_seconds": sample_seconds,
             "fit_seconds": fit_seconds,
-            "failed": "" if made.__class__ is FunctionSampler else failed,
+            "failed": failed,
         }
         rows.append(figures)
     return rows
