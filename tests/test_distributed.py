@@ -1,8 +1,10 @@
-"""More than one machine: searches on a Dask cluster, through joblib."""
+"""More than one machine: searches on a Dask cluster, and rows that lie there."""
 
 import os
 
+import dask.array
 import joblib
+import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 from numpy.testing import assert_array_equal
@@ -56,3 +58,27 @@ def test_grid_search_on_a_cluster(classifier, client):
 def process(estimator, X, y):
     """The process that scores, as a score."""
     return os.getpid()
+
+
+@pytest.mark.parametrize(
+    "classifier",
+    [
+        KNNSeq2SeqClassifier(max_epochs=2, random_state=0),
+        MemNetKNNClassifier(max_epochs=2, memory_size=16, random_state=0),
+    ],
+    ids=["seq2seq", "memnet"],
+)
+def test_rows_on_a_cluster(classifier, client):
+    """A dask array of which only workers have the blocks."""
+    X, y = make_classification(random_state=0)
+    rows = dask.array.from_array(X, chunks=(40, -1))
+    rows = rows.map_blocks(elsewhere, os.getpid(), meta=np.empty((0, 0)))
+    fitted = clone(classifier).fit(rows, y)
+    expected = clone(classifier).set_params(out_of_core=True).fit(X, y)
+    assert_array_equal(fitted.predict_proba(rows), expected.predict_proba(X))
+
+
+def elsewhere(block, process):
+    """The block, to any other process."""
+    assert os.getpid() != process
+    return block
