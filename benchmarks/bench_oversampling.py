@@ -169,6 +169,7 @@ ABLATIONS = {
     # A step of next to nothing: weights stay as drawn, batch norm sees the data.
     "no training": functools.partial(make_v2vsls, lr=1e-12, max_epochs=1),
     "no labels": functools.partial(make_v2vsls, certainty=0.0),
+    "no rejection": functools.partial(make_v2vsls, rejection=0.0),
     "no residuals": functools.partial(make_v2vsls, residual_scale=0.0),
     "no ties": functools.partial(make_v2vsls, keep_ties=False),
     # The published version, from the Notes of V2VSLS' docstring.
@@ -176,6 +177,7 @@ ABLATIONS = {
         make_v2vsls,
         neighbors_of="all",
         residual_scale=0.0,
+        rejection=0.0,
         keep_ties=False,
         stop_when_exhausted=True,
         class_weight=None,

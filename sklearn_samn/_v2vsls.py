@@ -27,6 +27,8 @@ from .modules import NeighborSequenceLoss, Seq2SeqNetwork
 
 # Rows of each class that is not resampled which the network is shown.
 MIN_CONTEXT, MAX_CONTEXT = 200, 2000
+# Rows generated for each that is asked for, where some are rejected.
+SURPLUS = 1.5
 
 
 class V2VSLS(NeuralMixin, BaseOverSampler):
@@ -48,10 +50,12 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     certainty : float, at least 0, default=3.0
         A predicted neighbour is drawn with a weight of P(class) to this power; 0 draws
         evenly. Higher is more precise, lower covers more of the class.
-    rejection : float in [0, 1), default=0.0
-        Share of the generated rows that are thrown away again: those whose neighbours,
-        as the network predicts them, are least of the class. The dial between recall
-        (0) and precision: 0.2 makes a quarter more than asked for and keeps the best.
+    rejection : float in [0, 1], default=0.1
+        The dial between recall and precision. Half as many rows again are generated as
+        asked for; those whose ``acceptance_scores_`` are below this quantile of the
+        scores of the real rows of the class are thrown away, the lowest first. Where
+        classes are far apart that takes away what lies between them, where they overlap
+        little. 0, the paper's, generates no more than asked for.
     residual_scale : float, at least 0, default=1.0
         Synthetic rows are the predicted vectors plus this times a prediction error of
         the same step at a near row of the class, which gives back the spread that
@@ -195,7 +199,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     once, with a warning; the rows made from a class of one row are copies of it.
 
     The published version is ``V2VSLS(neighbors_of="all", residual_scale=0.0,
-    keep_ties=False, stop_when_exhausted=True, class_weight=None,
+    keep_ties=False, stop_when_exhausted=True, rejection=0.0, class_weight=None,
     vector_reduction="sum", lr_schedule="constant", optimizer="adam",
     weight_decay=0.0)``.
 
@@ -222,7 +226,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         k_neighbors=5,
         neighbors_of="class",
         certainty=3.0,
-        rejection=0.0,
+        rejection=0.1,
         residual_scale=1.0,
         keep_ties=True,
         stop_when_exhausted=False,
@@ -296,7 +300,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         "k_neighbors": [Interval(Integral, 1, None, closed="left")],
         "neighbors_of": [StrOptions({"class", "all"})],
         "certainty": [Interval(Real, 0, None, closed="left")],
-        "rejection": [Interval(Real, 0, 1, closed="left")],
+        "rejection": [Interval(Real, 0, 1, closed="both")],
         "residual_scale": [Interval(Real, 0, None, closed="left")],
         "keep_ties": ["boolean"],
         "stop_when_exhausted": ["boolean"],
@@ -569,7 +573,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     def _generate_class(self, Z, numbers, code, n_new, rng):
         members, sequences = self._links[code]
         log_probs, vectors = self._predict(Z[members])
-        n_drawn = ceil(n_new / (1 - self.rejection))
+        rejects = self.rejection > 0 and not self.stop_when_exhausted
+        n_drawn = ceil(SURPLUS * n_new) if rejects else n_new
         drawn, steps = self._draw(log_probs, code, n_drawn, rng)
         parents, neighbors = members[drawn], sequences[drawn, steps]
         n_numbers = numbers.shape[1]
@@ -589,8 +594,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             self._rows, parents, neighbors, self.is_categorical_, new, rng
         )
         scores = self._scores(rows, code)
-        # Those that the network takes for the class, in the order they were drawn.
-        kept = np.sort(np.argsort(-scores, kind="stable")[:n_new])
+        real = np.exp(log_probs[:, :, code]).mean(axis=1)
+        kept = _accepted(scores, np.quantile(real, self.rejection), n_new)
         return _Synthetic(
             code,
             _preprocessing.take_rows(rows, kept),
@@ -646,6 +651,18 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         own = np.arange(len(Z))
         near = np.column_stack([own, _neighbors.nearest_others(search, Z, own, k)])
         return near[drawn, rng.integers(k + 1, size=len(drawn))]
+
+
+def _accepted(scores, threshold, n_kept):
+    """Positions of the first scores from the threshold on, then of the highest others.
+
+    Examples
+    --------
+    >>> _accepted(np.array([0.9, 0.1, 0.5, 0.2, 0.8]), 0.6, 3).tolist()
+    [0, 2, 4]
+    """
+    order = np.argsort(-np.minimum(scores, threshold), kind="stable")
+    return np.sort(order[:n_kept])
 
 
 class _Synthetic(NamedTuple):

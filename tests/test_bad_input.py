@@ -813,7 +813,7 @@ INVALID = {
     "output": "everything",
     "predict_vectors": "yes",
     "random_state": "seed",
-    "rejection": 1.0,
+    "rejection": 1.5,
     "residual_scale": -1.0,
     "sampling_strategy": "most",
     "scaling": "minmax",

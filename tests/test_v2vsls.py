@@ -235,17 +235,27 @@ def test_acceptance_scores_are_what_the_network_says_of_the_rows():
     assert_allclose(sampler.acceptance_scores_, expected, rtol=1e-4)
 
 
-def test_rejection_throws_away_the_least_likely():
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_rejection_by_the_scores_of_real_rows(share):
+    """Rows below the quantile go, the lowest first; others stay as they were drawn."""
     X, y = numbers((200, 40))
-    params = {"max_epochs": 10, "sampling_strategy": {1: 120}}
-    every = {**params, "sampling_strategy": {1: 200}}
-    strict, rows, y_new = resampled(X, y, rejection=0.5, **params)
-    loose, candidates, _ = resampled(X, y, **every)
+    sampler, rows, y_new = resampled(
+        X, y, max_epochs=10, rejection=share, sampling_strategy={1: 120}
+    )
     assert np.bincount(y_new).tolist() == [200, 120]
-    best = np.sort(loose.acceptance_scores_)[-80:]
-    assert_allclose(np.sort(strict.acceptance_scores_), best, rtol=1e-6)
-    kept = loose.acceptance_scores_ >= best[0]
+    # The 120 candidates for these 80.
+    loose, candidates, _ = resampled(
+        X, y, max_epochs=10, rejection=0.0, sampling_strategy={1: 160}
+    )
+    log_probs, _ = sampler._predict(sampler.preprocessor_.transform(X[y == 1]))
+    real = np.exp(log_probs[:, :, 1]).mean(axis=1)
+    scores = loose.acceptance_scores_
+    good = np.flatnonzero(scores >= np.quantile(real, share))
+    poor = sorted(set(range(120)) - set(good), key=lambda row: -scores[row])
+    kept = np.sort([*good, *poor][:80])
     assert_array_equal(rows[240:], candidates[240:][kept])
+    assert_allclose(sampler.acceptance_scores_, scores[kept], rtol=1e-5)
+    assert (len(good) > 80) == (share == 0.1)
 
 
 # --- more of them
