@@ -950,7 +950,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         )
         self._keep_reference(reference, codes, mass, sample[first], search, rng)
         look_up = _neighbors.make_lookup(reference, codes)
-        mean = weight[used].mean()
+        mean = weight.mean(where=used)
         known = [self._tensor(a, device) for a in (reference, codes.astype(np.int64))]
 
         def tensors(rows, y, weight, own):
