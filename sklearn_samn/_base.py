@@ -936,7 +936,8 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         sample = np.sort(rng.choice(train, size, replace=False))
         used = np.zeros(len(y), dtype=bool)
         used[train] = True
-        return used, sample, train[:0] if valid is None else valid
+        # Not train[:0]: a view would keep all of train.
+        return used, sample, np.empty(0, dtype=int) if valid is None else valid
 
     def _make_block_datasets(
         self, X, y, weight, used, Z, sample, held_out, valid, rng, device
