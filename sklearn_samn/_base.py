@@ -908,7 +908,8 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         sample = np.sort(rng.choice(train, size, replace=False))
         used = np.zeros(len(y), dtype=bool)
         used[train] = True
-        return used, sample, train[:0] if valid is None else valid
+        # Not train[:0]: a view would keep all of train.
+        return used, sample, np.empty(0, dtype=int) if valid is None else valid
 
     def _make_block_datasets(
         self, X, y, weight, used, Z, sample, held_out, valid, rng, device
@@ -922,7 +923,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         )
         self._keep_reference(reference, codes, mass, sample[first], search, rng)
         look_up = _neighbors.make_lookup(reference, codes)
-        mean = weight[used].mean()
+        mean = weight.mean(where=used)
         known = [self._tensor(a, device) for a in (reference, codes.astype(np.int64))]
 
         def tensors(rows, y, weight, own):

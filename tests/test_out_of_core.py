@@ -270,6 +270,15 @@ def test_the_hold_out_is_apart_and_bounded(model, monkeypatch):
     assert_array_equal(np.unique(both, axis=0), np.unique(Z, axis=0))
 
 
+def test_no_index_of_all_rows_is_kept():
+    """A view of one would keep 8 bytes a row through the whole training."""
+    _, y = data()
+    rng = np.random.default_rng(0)
+    used, sample, valid = SEQ2SEQ._split_blocks(y, np.ones(400), 50, rng)
+    assert used.all() and len(sample) == 50 and len(valid) == 0
+    assert sample.base is None and valid.base is None
+
+
 def test_warm_start_goes_on(tmp_path):
     X, y = data()
     h5 = sources(tmp_path, X)["h5py"]
