@@ -33,11 +33,12 @@ from _common import (
     missing,
     one_thread,
     read_rows,
+    reset_peak,
+    resident_mib,
     split,
     timed,
     warm_up,
 )
-from bench_samn_cost import reset_peak, resident_mib
 from tqdm import tqdm
 
 from sklearn_samn import KNNSeq2SeqClassifier, MemNetKNNClassifier
