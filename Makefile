@@ -11,6 +11,7 @@ TORCH ?= torch==2.13.0
 .PHONY: demo test test-oldest lint doc clean
 .PHONY: bench-engine bench-classifiers bench-samn-cost reproduce-samn
 .PHONY: bench-oversampling bench-oversampling-speed
+.PHONY: reproduce-neighbors
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -56,6 +57,9 @@ bench-oversampling: $(VENV)/.benchmarks
 
 bench-oversampling-speed: $(VENV)/.benchmarks
 	$(VENV)/bin/python benchmarks/bench_oversampling_speed.py --data-dir $(DATA_DIR)
+
+reproduce-neighbors: $(VENV)/.benchmarks
+	$(VENV)/bin/python benchmarks/reproduce_neighbors.py --data-dir $(DATA_DIR) --n-jobs $(N_JOBS) --paper --k 3 4 5 6 7 8 9 10
 
 # Everything that the targets above leave behind.
 clean:
