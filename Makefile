@@ -11,7 +11,7 @@ TORCH ?= torch==2.13.0
 .PHONY: demo test test-oldest lint doc clean
 .PHONY: bench-engine bench-classifiers bench-samn-cost reproduce-samn
 .PHONY: bench-oversampling bench-oversampling-speed bench-out-of-core
-.PHONY: reproduce-oversampling
+.PHONY: reproduce-oversampling reproduce-neighbors bench-neighbors
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -64,6 +64,13 @@ bench-oversampling-speed: $(VENV)/.benchmarks
 
 reproduce-oversampling: $(VENV)/.benchmarks
 	$(VENV)/bin/python benchmarks/reproduce_oversampling.py --data-dir $(DATA_DIR) --n-jobs $(N_JOBS)
+
+reproduce-neighbors: $(VENV)/.benchmarks
+	$(VENV)/bin/python benchmarks/reproduce_neighbors.py --data-dir $(DATA_DIR) --n-jobs $(N_JOBS) --paper --k 3 4 5 6 7 8 9 10
+
+# PyNNDescent is the extra "approximate"; faiss-cpu is measured too where it is there.
+bench-neighbors: $(VENV)/.benchmarks $(VENV)/.approximate
+	$(VENV)/bin/python benchmarks/bench_neighbors.py --data-dir $(DATA_DIR)
 
 # Everything that the targets above leave behind.
 clean:
