@@ -44,6 +44,9 @@ LIBRARIES = ("sklearn", "imblearn", "contextlib")
 # Largest batch that batch_size="auto" takes.
 MAX_AUTO_BATCH_SIZE = 256
 
+# Columns of numbers up to which n_frequencies="auto" has waves.
+MAX_WAVY = 20
+
 # Of rows that are read by block, so many are kept at most: to scale, to be drawn as
 # neighbours and memories; and to hold out.
 MAX_SAMPLE_ROWS = 100_000
@@ -444,7 +447,14 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         **NeuralMixin._parameter_constraints,
         "dtype": [StrOptions({"float32", "float64"})],
         "scaling": [StrOptions({"auto", "robust", "quantile"}), None],
+        "n_frequencies": [
+            StrOptions({"auto"}),
+            Interval(Integral, 0, None, closed="left"),
+        ],
     }
+
+    # Training rows from which on n_frequencies="auto" has waves.
+    _min_wave_rows = 0
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None):
@@ -549,6 +559,21 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
 
     def _make_checkpoint(self, rng, *facts):
         """Where training goes on from if the facts are the same; nothing here."""
+
+    def _goes_on(self, name):
+        """Whether there is a network already, which has the parameter."""
+        return name in vars(self).get("_module_args", {})
+
+    def _waves(self, n_rows):
+        """Columns of numbers, and the waves that each gets."""
+        n_numeric = _preprocessing.count_numeric(self.preprocessor_)
+        n_frequencies = self.n_frequencies
+        if n_frequencies == "auto":
+            enough = n_numeric <= MAX_WAVY and n_rows >= self._min_wave_rows
+            n_frequencies = 16 if enough else 0
+            if self.warm_start and self._goes_on("n_frequencies"):
+                n_frequencies = self._module_args["n_frequencies"]
+        return {"n_numeric": n_numeric, "n_frequencies": n_frequencies}
 
     def _start(self, module, y, weight):
         """What a new module should know of the data before training; nothing here."""
@@ -691,6 +716,9 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         "out_of_core": [StrOptions({"auto"}), "boolean"],
         "checkpoint": [str, os.PathLike, None],
     }
+
+    # Fewer rows were worse with waves.
+    _min_wave_rows = 2_000
 
     # An array to write into is no metadata of the rows.
     __metadata_request__predict = {"out": UNUSED}

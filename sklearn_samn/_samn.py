@@ -16,14 +16,11 @@ from sklearn.utils.validation import check_is_fitted
 from . import _training
 from ._base import BaseNeuralClassifier, check_layer_sizes, unchanged_on_failure
 from ._neighbors import distinct_rows
-from ._preprocessing import count_numeric
 from .modules import SAMN, SAMNLoss, SampleNetwork
 from .modules.embedding import ACTIVATIONS
 
 # Largest batch that batch_size="auto" takes.
 MAX_AUTO_BATCH_SIZE = 256
-# Up to so many columns of numbers, n_frequencies="auto" gives each its waves.
-MAX_PERIODIC = 20
 # What "auto" is for up to 800 and for from 4,000 training rows; between them it moves
 # with the logarithm of their number.
 BY_SIZE = {"dropout": (0.3, 0.1), "lr": (5e-3, 6e-3), "max_epochs": (20, 16)}
@@ -363,10 +360,6 @@ class SAMNClassifier(BaseNeuralClassifier):
         "feature_extractor": [torch.nn.Module, None],
         "hidden_layer_sizes": ["array-like"],
         "activation": [StrOptions(set(ACTIVATIONS))],
-        "n_frequencies": [
-            StrOptions({"auto"}),
-            Interval(Integral, 0, None, closed="left"),
-        ],
         "n_attention_blocks": [
             StrOptions({"auto"}),
             Interval(Integral, 0, None, closed="left"),
@@ -420,7 +413,7 @@ class SAMNClassifier(BaseNeuralClassifier):
             **args,
             "memory_size": self._n_entries(n_rows),
             "n_members": self.n_members,
-            **self._waves(),
+            **self._waves(n_rows),
             "embedding_size": self.embedding_size,
         }
 
@@ -428,10 +421,6 @@ class SAMNClassifier(BaseNeuralClassifier):
         if n_rows == np.inf and self._goes_on("memory_size"):
             return self._module_args["memory_size"]
         return min(self.memory_size, n_rows)
-
-    def _goes_on(self, name):
-        """Whether there is a network already, which has the parameter."""
-        return name in vars(self).get("_module_args", {})
 
     def _n_blocks(self, n_rows):
         if self.n_attention_blocks == "auto":
@@ -441,12 +430,6 @@ class SAMNClassifier(BaseNeuralClassifier):
                 return self._module_args["n_attention_blocks"]
             return int(n_rows < MAX_BLOCK_ROWS)
         return self.n_attention_blocks
-
-    def _waves(self):
-        n_numeric, n_frequencies = count_numeric(self.preprocessor_), self.n_frequencies
-        if n_frequencies == "auto":
-            n_frequencies = 16 if n_numeric <= MAX_PERIODIC else 0
-        return {"n_numeric": n_numeric, "n_frequencies": n_frequencies}
 
     def _by_size(self, name, n_rows):
         """The parameter, or what "auto" is for so many training rows."""

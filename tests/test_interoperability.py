@@ -1309,3 +1309,25 @@ def test_the_sampler_scales_unless_told_not_to():
     expected, _ = raw.fit_resample(X, y)
     new, _ = raw.fit_resample(moved, y)
     assert not np.allclose(new, shift + scale * expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("classifier", [SEQ2SEQ, MEMNET], ids=["seq2seq", "memnet"])
+def test_waves_of_neighbor_networks(classifier):
+    """From 2,000 rows on, for up to 20 numbers; a network goes on as it began."""
+
+    def waves(n_samples, n_features=4, **params):
+        X = np.random.default_rng(0).normal(size=(n_samples, n_features))
+        model = clone(classifier).set_params(max_epochs=1, **params)
+        model.fit(X, np.arange(n_samples) % 2)
+        first = model.net_.module_.extract[0]
+        return model, getattr(first, "frequency", np.empty((1, 0))).shape
+
+    assert waves(1999)[1] == (1, 0)
+    assert waves(2000)[1] == (1, 4, 16)
+    assert waves(2000, n_features=21)[1] == (1, 0)
+    assert waves(50, n_frequencies=3)[1] == (1, 4, 3)
+    assert waves(2000, n_frequencies=0)[1] == (1, 0)
+    model, _ = waves(50, warm_start=True)
+    X = np.random.default_rng(1).normal(size=(2000, 4))
+    model.fit(X, np.arange(2000) % 2)
+    assert not hasattr(model.net_.module_.extract[0], "frequency")

@@ -171,8 +171,9 @@ class PeriodicEmbedding(nn.Module):
 
     Parameters
     ----------
-    n_members : int
-        Networks, each with waves of its own.
+    n_members : int or None
+        Networks, each with waves of its own; None is one network without that
+        dimension.
     n_numeric : int
         The first columns, which are numbers; the others pass as they are.
     n_frequencies : int, default=16
@@ -201,19 +202,20 @@ class PeriodicEmbedding(nn.Module):
     def __init__(self, n_members, n_numeric, *, n_frequencies=16):
         super().__init__()
         self.n_numeric = n_numeric
-        shape = (n_members, 1, n_numeric, n_frequencies)
+        members = () if n_members is None else (n_members,)
+        shape = (*members, 1, n_numeric, n_frequencies)
         # Slow waves, of a period of about ten standard deviations.
         self.frequency = nn.Parameter(0.1 * 2 * math.pi * torch.randn(shape))
         self.phase = nn.Parameter(2 * math.pi * torch.rand(shape))
 
     def out_features(self, n_features):
         """Width of the output for an input of so many columns."""
-        return n_features + self.phase[0].numel()
+        return n_features + self.phase.shape[-2:].numel()
 
     def forward(self, x):
         numbers = x[..., : self.n_numeric, None]
         waves = torch.addcmul(self.phase, numbers, self.frequency).cos()
-        return torch.cat([x, waves.flatten(2)], dim=2)
+        return torch.cat([x, waves.flatten(-2)], dim=-1)
 
 
 class Dropout(nn.Module):
@@ -276,6 +278,9 @@ class FeatureExtractor(nn.Sequential):
         Dropout after each activation.
     batch_norm : bool, default=False
         Batch normalisation before each activation.
+    n_numeric, n_frequencies : int, default=0
+        Waves for each of the first columns, which are numbers, before the layers; see
+        :class:`PeriodicEmbedding`.
     n_members : int or None, default=None
         Several networks side by side, on input and output of shape (n_members,
         n_samples, width); None is one network without that dimension.
@@ -308,14 +313,20 @@ class FeatureExtractor(nn.Sequential):
         activation="silu",
         dropout=0.0,
         batch_norm=False,
+        n_numeric=0,
+        n_frequencies=0,
         n_members=None,
     ):
+        layers = []
+        if n_numeric and n_frequencies:
+            waves = PeriodicEmbedding(n_members, n_numeric, n_frequencies=n_frequencies)
+            layers.append(waves)
+            n_features = waves.out_features(n_features)
         linear, norm = nn.Linear, BatchNorm
         if n_members is not None:
             linear = partial(MemberLinear, n_members)
             norm = partial(MemberBatchNorm, n_members)
         sizes = [n_features, *hidden_layer_sizes]
-        layers = []
         for n_in, n_out in pairwise(sizes):
             # The shift of the batch norm makes the bias of the layer redundant.
             layers.append(linear(n_in, n_out, bias=not batch_norm))

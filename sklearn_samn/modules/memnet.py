@@ -37,6 +37,9 @@ class MemoryNetwork(nn.Module):
         On the state the heads read.
     batch_norm : bool, default=True
         Batch normalisation of the input; the memory uses the query's statistics.
+    n_numeric, n_frequencies : int, default=0
+        Waves for each of the first columns, which are numbers; see
+        :class:`PeriodicEmbedding`.
 
     Notes
     -----
@@ -75,12 +78,19 @@ class MemoryNetwork(nn.Module):
         temperature=0.85,
         dropout=0.2,
         batch_norm=True,
+        n_numeric=0,
+        n_frequencies=0,
     ):
         super().__init__()
         self.n_neighbors = n_neighbors
         self.normalize = BatchNorm(n_features) if batch_norm else nn.Identity()
         self.extract = FeatureExtractor(
-            n_features, hidden_layer_sizes, activation=activation, dropout=dropout / 2
+            n_features,
+            hidden_layer_sizes,
+            activation=activation,
+            dropout=dropout / 2,
+            n_numeric=n_numeric,
+            n_frequencies=n_frequencies,
         )
         width = self.extract.out_features
         self.embed_key = nn.Linear(width, hidden_size)

@@ -10,7 +10,6 @@ from .embedding import (
     FeatureExtractor,
     MemberLinear,
     MemberModules,
-    PeriodicEmbedding,
     output_width,
 )
 from .memory import SampleMemory
@@ -120,21 +119,17 @@ class SampleNetwork(nn.Module):
             self.extract = MemberModules(feature_extractor, k)
             h = output_width(feature_extractor, n_features)
         else:
-            layers = []
-            if n_numeric and n_frequencies:
-                waves = PeriodicEmbedding(k, n_numeric, n_frequencies=n_frequencies)
-                n_features = waves.out_features(n_features)
-                layers.append(waves)
-            extractor = FeatureExtractor(
+            self.extract = FeatureExtractor(
                 n_features,
                 hidden_layer_sizes,
                 activation=activation,
                 dropout=dropout,
                 batch_norm=batch_norm,
+                n_numeric=n_numeric,
+                n_frequencies=n_frequencies,
                 n_members=k,
             )
-            self.extract = nn.Sequential(*layers, extractor)
-            h = extractor.out_features
+            h = self.extract.out_features
         z = embedding_size
         n_reads = n_attention_blocks or int(head != "linear")
         self.queries = nn.ModuleList(MemberLinear(k, h, z) for _ in range(n_reads))

@@ -111,6 +111,9 @@ class Seq2SeqNetwork(nn.Module):
         On the context and on the decoder's states.
     batch_norm : bool, default=True
         Batch normalisation of the input.
+    n_numeric, n_frequencies : int, default=0
+        Waves for each of the first columns, which are numbers; see
+        :class:`PeriodicEmbedding`.
 
     Notes
     -----
@@ -147,12 +150,19 @@ class Seq2SeqNetwork(nn.Module):
         temperature=0.85,
         dropout=0.2,
         batch_norm=True,
+        n_numeric=0,
+        n_frequencies=0,
     ):
         super().__init__()
         self.n_neighbors = n_neighbors
         self.normalize = BatchNorm(n_features) if batch_norm else nn.Identity()
         self.extract = FeatureExtractor(
-            n_features, hidden_layer_sizes, activation=activation, dropout=dropout / 2
+            n_features,
+            hidden_layer_sizes,
+            activation=activation,
+            dropout=dropout / 2,
+            n_numeric=n_numeric,
+            n_frequencies=n_frequencies,
         )
         cell_class = {"lstm": nn.LSTMCell, "gru": nn.GRUCell}[cell]
         self.encoder = cell_class(self.extract.out_features, hidden_size)

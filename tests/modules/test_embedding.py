@@ -68,3 +68,22 @@ def test_a_single_row_is_normalised_by_the_running_statistics():
     # More rows are normalised by their own mean, and move the statistics.
     torch.testing.assert_close(norm(torch.ones(3, 2)), torch.zeros(3, 2))
     assert not torch.equal(norm.running_mean, mean)
+
+
+@pytest.mark.parametrize("n_members", [None, 2])
+def test_waves_before_the_layers(n_members):
+    """Of the first columns alone, as x beside cos(w x + b)."""
+    extract = FeatureExtractor(
+        3, (5,), n_numeric=2, n_frequencies=4, n_members=n_members
+    )
+    waves, layer = extract[0], extract[1]
+    members = () if n_members is None else (n_members,)
+    x = torch.randn(*members, 6, 3)
+    numbers = x[..., :2, None]
+    expected = torch.cos(numbers * waves.frequency + waves.phase).flatten(-2)
+    assert waves.frequency.shape == (*members, 1, 2, 4)
+    z = waves(x)
+    assert torch.equal(z[..., :3], x)
+    assert torch.allclose(z[..., 3:], expected, atol=1e-6)
+    assert layer.weight.numel() == 5 * 11 * (n_members or 1)
+    assert extract(x).shape == (*members, 6, 5)

@@ -315,7 +315,7 @@ def silu(x):
 
 def by_hand(net, x, z, y, member, own=None):
     """Logits of one member without attention blocks, by linear layer and by memory."""
-    hidden = net.extract[0][0]
+    hidden = net.extract[0]
     h = silu(x @ hidden.weight[member].numpy() + hidden.bias[member].numpy())
     query = net.queries[0]
     q = h @ query.weight[member].numpy() + query.bias[member].numpy()
@@ -349,7 +349,7 @@ def test_either_head_alone(head):
     if head == "linear":
         assert not net.queries
         assert net.memory.entries.numel() == 0
-        hidden = net.extract[0][0]
+        hidden = net.extract[0]
         h = silu(x.numpy() @ hidden.weight[0].numpy() + hidden.bias[0].numpy())
         expected = h @ net.linear.weight[0].numpy() + net.bias.numpy()
     else:
@@ -376,7 +376,7 @@ def test_a_block_adds_what_it_reads():
     net = network(n_attention_blocks=1, head="linear").eval().requires_grad_(False)
     z, y = remember(net)
     x = double(3, 4, seed=3).numpy()
-    hidden, query, value = net.extract[0][0], net.queries[0], net.values[0]
+    hidden, query, value = net.extract[0], net.queries[0], net.values[0]
     h = silu(x @ hidden.weight[0].numpy() + hidden.bias[0].numpy())
     q = h @ query.weight[0].numpy() + query.bias[0].numpy()
     scale = np.log1p(np.exp(net.temperature[0, 0].item()))
