@@ -44,9 +44,6 @@ LIBRARIES = ("sklearn", "imblearn", "contextlib")
 # Largest batch that batch_size="auto" takes.
 MAX_AUTO_BATCH_SIZE = 256
 
-# Columns of numbers up to which n_frequencies="auto" has waves.
-MAX_WAVY = 20
-
 # Of rows that are read by block, so many are kept at most: to scale, to be drawn as
 # neighbours and memories; and to hold out.
 MAX_SAMPLE_ROWS = 100_000
@@ -453,8 +450,9 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         ],
     }
 
-    # Training rows from which on n_frequencies="auto" has waves.
-    _min_wave_rows = 0
+    # n_frequencies="auto" has waves from so many training rows on, for up to so many
+    # columns of numbers.
+    _min_wave_rows, _max_wave_columns = 0, 20
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None):
@@ -569,8 +567,8 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         n_numeric = _preprocessing.count_numeric(self.preprocessor_)
         n_frequencies = self.n_frequencies
         if n_frequencies == "auto":
-            enough = n_numeric <= MAX_WAVY and n_rows >= self._min_wave_rows
-            n_frequencies = 16 if enough else 0
+            few = n_numeric <= self._max_wave_columns
+            n_frequencies = 16 if few and n_rows >= self._min_wave_rows else 0
             if self.warm_start and self._goes_on("n_frequencies"):
                 n_frequencies = self._module_args["n_frequencies"]
         return {"n_numeric": n_numeric, "n_frequencies": n_frequencies}
@@ -717,8 +715,8 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         "checkpoint": [str, os.PathLike, None],
     }
 
-    # Fewer rows were worse with waves.
-    _min_wave_rows = 2_000
+    # On fewer rows and on more columns waves were no gain.
+    _min_wave_rows, _max_wave_columns = 2_000, 30
 
     # An array to write into is no metadata of the rows.
     __metadata_request__predict = {"out": UNUSED}

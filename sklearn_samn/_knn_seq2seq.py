@@ -58,7 +58,7 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
     n_frequencies : "auto" or int, at least 0, default="auto"
         Learned waves that each number enters the network with, beside itself; 0, the
         paper's, for none. "auto" is 16 from 2,000 training rows on where there are up
-        to 20 columns of numbers, else 0.
+        to 30 columns of numbers, else 0.
     max_epochs : int, at least 1, default=20
         Passes over the training rows.
     lr : float above 0, default=0.01

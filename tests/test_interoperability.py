@@ -1313,7 +1313,7 @@ def test_the_sampler_scales_unless_told_not_to():
 
 @pytest.mark.parametrize("classifier", [SEQ2SEQ, MEMNET], ids=["seq2seq", "memnet"])
 def test_waves_of_neighbor_networks(classifier):
-    """From 2,000 rows on, for up to 20 numbers; a network goes on as it began."""
+    """From 2,000 rows on, for up to 30 numbers; a network goes on as it began."""
 
     def waves(n_samples, n_features=4, **params):
         X = np.random.default_rng(0).normal(size=(n_samples, n_features))
@@ -1324,7 +1324,7 @@ def test_waves_of_neighbor_networks(classifier):
 
     assert waves(1999)[1] == (1, 0)
     assert waves(2000)[1] == (1, 4, 16)
-    assert waves(2000, n_features=21)[1] == (1, 0)
+    assert waves(2000, n_features=31)[1] == (1, 0)
     assert waves(50, n_frequencies=3)[1] == (1, 4, 3)
     assert waves(2000, n_frequencies=0)[1] == (1, 0)
     model, _ = waves(50, warm_start=True)
