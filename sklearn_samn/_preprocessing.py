@@ -373,7 +373,12 @@ def observed_limits(numbers):
     ([1.0, 0.5], [3.0, 0.5], [True, False])
     """
     low, high = np.fmin.reduce(numbers, axis=0), np.fmax.reduce(numbers, axis=0)
-    return low, high, ((numbers == np.rint(numbers)) | np.isnan(numbers)).all(axis=0)
+    # Column by column: all of them would be copied.
+    return low, high, np.array([_is_whole(c) for c in numbers.T], dtype=bool)
+
+
+def _is_whole(column):
+    return ((column == np.rint(column)) | np.isnan(column)).all()
 
 
 def within(limits, numbers):

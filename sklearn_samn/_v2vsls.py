@@ -8,7 +8,7 @@ import numpy as np
 from imblearn.over_sampling.base import BaseOverSampler
 from imblearn.utils import check_target_type
 from scipy import sparse
-from sklearn.utils import check_random_state, check_scalar
+from sklearn.utils import check_random_state, check_scalar, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -27,6 +27,8 @@ from .modules import NeighborSequenceLoss, Seq2SeqNetwork
 
 # Rows of each class that is not resampled which the network is shown.
 MIN_CONTEXT, MAX_CONTEXT = 200, 2000
+# Rows that are made at a time.
+BLOCK_ROWS = 8192
 # Rows generated for each that is asked for, where some are rejected.
 SURPLUS = 1.5
 
@@ -464,7 +466,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     def _numbers(self, table):
         columns = np.flatnonzero(~self.is_categorical_)
         numbers = _preprocessing.take_columns(table, columns)
-        return _preprocessing.as_numbers(numbers).astype(float)
+        return _preprocessing.as_numbers(numbers)
 
     def _warn_of_small_classes(self, codes, wanted):
         counts, labels = np.bincount(codes), self.classes_.tolist()
@@ -564,7 +566,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     def _generate(self, wanted, rng):
         """Synthetic rows of each class of ``wanted``."""
         Z = _preprocessing.transform(self.preprocessor_, self._rows)
-        numbers = self._numbers(self._rows)
+        numbers = self._numbers(self._rows).astype(float)
         return [
             self._generate_class(Z, numbers, code, n_new, rng)
             for code, n_new in wanted.items()
@@ -576,34 +578,48 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         rejects = self.rejection > 0 and not self.stop_when_exhausted
         n_drawn = ceil(SURPLUS * n_new) if rejects else n_new
         drawn, steps = self._draw(log_probs, code, n_drawn, rng)
+        donors = self._donors(Z[members], drawn, rng)
+        # Block by block: what is in between would be several times the rows.
+        made = [
+            self._make_rows(Z, numbers, vectors, code, *block, rng)
+            for block in (
+                (drawn[rows], steps[rows], donors[rows])
+                for rows in gen_batches(len(drawn), BLOCK_ROWS)
+            )
+        ]
+        rows = _preprocessing.take_rows(self._rows, drawn[:0])
+        if made:
+            rows = _preprocessing.stack_rows(made[0], made[1:])
+        scores = self._scores(rows, code)
+        real = np.exp(log_probs[:, :, code]).mean(axis=1)
+        kept = _accepted(scores, np.quantile(real, self.rejection), n_new)
+        drawn, steps = drawn[kept], steps[kept]
+        return _Synthetic(
+            code,
+            _preprocessing.take_rows(rows, kept),
+            self._row_indices[members[drawn]],
+            self._row_indices[sequences[drawn, steps]],
+            steps,
+            np.exp(log_probs[drawn, steps]),
+            scores[kept],
+        )
+
+    def _make_rows(self, Z, numbers, vectors, code, drawn, steps, donors, rng):
+        """A row each from a predicted vector and a donor's residual."""
+        members, sequences = self._links[code]
         parents, neighbors = members[drawn], sequences[drawn, steps]
         n_numbers = numbers.shape[1]
         new = vectors[drawn, steps, :n_numbers]
-        if self.residual_scale:
-            donors = self._donors(Z[members], drawn, rng)
-            real = Z[sequences[donors, steps], :n_numbers]
-            predicted = vectors[donors, steps, :n_numbers]
-            new = new + self.residual_scale * (real - predicted)
+        real = Z[sequences[donors, steps], :n_numbers]
+        new += self.residual_scale * (real - vectors[donors, steps, :n_numbers])
         new = _preprocessing.numbers_in_units(self.preprocessor_, new)
         new = _preprocessing.within(self._limits, new)
         if self.keep_ties:
             tied = numbers[parents] == numbers[neighbors]
             new[tied] = numbers[parents][tied]
         new[np.isnan(numbers[parents])] = np.nan
-        rows = _preprocessing.cross_rows(
+        return _preprocessing.cross_rows(
             self._rows, parents, neighbors, self.is_categorical_, new, rng
-        )
-        scores = self._scores(rows, code)
-        real = np.exp(log_probs[:, :, code]).mean(axis=1)
-        kept = _accepted(scores, np.quantile(real, self.rejection), n_new)
-        return _Synthetic(
-            code,
-            _preprocessing.take_rows(rows, kept),
-            self._row_indices[parents[kept]],
-            self._row_indices[neighbors[kept]],
-            steps[kept],
-            np.exp(log_probs[drawn[kept], steps[kept]]),
-            scores[kept],
         )
 
     def _predict(self, Z):
@@ -616,12 +632,17 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         if not len(rows):
             return np.empty(0)
         module = self.net_.module_
-        Z = _preprocessing.transform(self.preprocessor_, rows)
-        z = self._tensor(Z, next(module.parameters()).device)
+        device = next(module.parameters()).device
+
+        def tensor(some):
+            Z = _preprocessing.take_rows(rows, some)
+            return self._tensor(_preprocessing.transform(self.preprocessor_, Z), device)
+
         return _training.predict_batches(
             lambda x: module.log_probs(x)[:, :, code].exp().mean(1),
-            z.__getitem__,
-            len(Z),
+            tensor,
+            len(rows),
+            BLOCK_ROWS,
         )
 
     def _draw(self, log_probs, code, n_new, rng):
