@@ -1,4 +1,8 @@
-"""More than one machine: searches on a Dask cluster, and rows that lie there."""
+"""More than one machine: searches on a Dask cluster, and rows that lie there.
+
+What a test sends to the workers is a function of its own: it goes there by value,
+where one of the module would have to be importable there, and the tests are not.
+"""
 
 import os
 
@@ -36,6 +40,11 @@ def client():
 )
 def test_grid_search_on_a_cluster(classifier, client):
     X, y = make_classification(random_state=0)
+
+    def process(estimator, X, y):
+        """The process that scores, as a score."""
+        return os.getpid()
+
     search = GridSearchCV(
         classifier,
         {"lr": [1e-3, 1e-2]},
@@ -55,11 +64,6 @@ def test_grid_search_on_a_cluster(classifier, client):
     assert_array_equal(search.predict_proba(X), expected.predict_proba(X))
 
 
-def process(estimator, X, y):
-    """The process that scores, as a score."""
-    return os.getpid()
-
-
 @pytest.mark.parametrize(
     "classifier",
     [
@@ -71,14 +75,16 @@ def process(estimator, X, y):
 def test_rows_on_a_cluster(classifier, client):
     """A dask array of which only workers have the blocks."""
     X, y = make_classification(random_state=0)
+    here = os.getpid()
+
+    def elsewhere(block):
+        """The block, to any other process."""
+        assert os.getpid() != here
+        return block
+
     rows = dask.array.from_array(X, chunks=(40, -1))
-    rows = rows.map_blocks(elsewhere, os.getpid(), meta=np.empty((0, 0)))
+    rows = rows.map_blocks(elsewhere, meta=np.empty((0, 0)))
     fitted = clone(classifier).fit(rows, y)
     expected = clone(classifier).set_params(out_of_core=True).fit(X, y)
     assert_array_equal(fitted.predict_proba(rows), expected.predict_proba(X))
 
-
-def elsewhere(block, process):
-    """The block, to any other process."""
-    assert os.getpid() != process
-    return block
