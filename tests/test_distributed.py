@@ -87,4 +87,3 @@ def test_rows_on_a_cluster(classifier, client):
     fitted = clone(classifier).fit(rows, y)
     expected = clone(classifier).set_params(out_of_core=True).fit(X, y)
     assert_array_equal(fitted.predict_proba(rows), expected.predict_proba(X))
-
