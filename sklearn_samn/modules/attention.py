@@ -80,7 +80,9 @@ def read_memory(
     own : Tensor of shape (n_queries,) or None, default=None
         The entry that each query may not see, its own; -1 for none.
     kernel : str, default="exponential"
-        Of :func:`kernel_scores`, as are ``params``.
+        Of :func:`kernel_scores`.
+    **params
+        Of :func:`kernel_scores`.
 
     Returns
     -------

@@ -66,6 +66,9 @@ class SampleNetwork(nn.Module):
     head : {"both", "distance", "kernel", "linear"}, default="both"
         The linear layer and the memory, the memory alone (by the Gaussian kernel, or
         by ``kernel``), or the linear layer alone.
+    feature_extractor : Module or None, default=None
+        In place of the :class:`FeatureExtractor`: from (n_samples, n_features) to
+        (n_samples, any width). Each member trains a copy.
 
     Notes
     -----
