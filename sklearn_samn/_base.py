@@ -722,6 +722,9 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
     __metadata_request__predict = {"out": UNUSED}
     __metadata_request__predict_proba = {"out": UNUSED}
 
+    def _training_params(self, n_rows):
+        return {**super()._training_params(n_rows), "data_parallel": True}
+
     def _make_criterion(self):
         return NeighborSequenceLoss(
             alpha=self.alpha, lam=self.lam, vector_reduction=self.vector_reduction

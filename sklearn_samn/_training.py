@@ -14,6 +14,7 @@ import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EarlyStopping, EpochTimer, PrintLog
 from skorch.helper import predefined_split
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm  # comes with skorch
 
@@ -122,21 +123,36 @@ class SlicedBatches:
         too small for batch normalisation.
     shuffle : bool, default=False
         A new order each time.
+    rank, n_processes : int, default=0 and 1
+        Of each batch this process has the rows ``rank``, ``rank + n_processes``, ...;
+        all processes have the same order.
     """
 
-    def __init__(self, dataset, batch_size, shuffle=False):
+    def __init__(self, dataset, batch_size, shuffle=False, rank=0, n_processes=1):
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
+        self.rank = rank
+        self.n_processes = n_processes
 
     def __len__(self):
-        return n_batches(len(self.dataset), self.batch_size)
+        return n_batches(len(self.dataset), self.batch_size, 2 * self.n_processes)
 
     def __iter__(self):
         n_rows = len(self.dataset)
-        order = torch.randperm(n_rows) if self.shuffle else torch.arange(n_rows)
+        order = self._permutation(n_rows) if self.shuffle else torch.arange(n_rows)
         for index in order.tensor_split(len(self)):
-            yield self.dataset[index]
+            yield self.dataset[self._share(index)]
+
+    def _permutation(self, n):
+        order = torch.randperm(n)
+        if self.n_processes > 1:
+            # Dropout of unequal shares has moved the processes' streams apart.
+            torch.distributed.broadcast(order, 0)
+        return order
+
+    def _share(self, index):
+        return index[self.rank :: self.n_processes]
 
 
 class BatchDataset(torch.utils.data.Dataset):
@@ -176,16 +192,17 @@ class BufferedBatches(SlicedBatches):
         ends = [data.n_rows * i // len(self) for i in range(len(self) + 1)]
         sizes = [stop - start for start, stop in pairwise(ends)]
         rest = []
-        for numbers in torch.randperm(data.n_blocks).split(data.blocks_per_buffer):
+        for numbers in self._permutation(data.n_blocks).split(data.blocks_per_buffer):
             # In the order of the file: the rows are shuffled anyway.
             blocks = [*rest, *map(data.read, sorted(numbers.tolist()))]
             rows = [torch.cat(parts) for parts in zip(*blocks, strict=True)]
             # Else the next buffer is read beside this one.
             del blocks
-            order, dataset = torch.randperm(len(rows[0])), data.make_dataset(*rows)
+            order = self._permutation(len(rows[0]))
+            dataset = data.make_dataset(*rows)
             while sizes and sizes[0] <= len(order):
                 index, order = order[: sizes[0]], order[sizes.pop(0) :]
-                yield dataset[index]
+                yield dataset[self._share(index)]
             rest = [tuple(part[order] for part in rows)]
             del rows, dataset
 
@@ -221,9 +238,9 @@ class BufferDataset(torch.utils.data.Dataset):
         return self.n_rows
 
 
-def n_batches(n_rows, batch_size):
-    """Batches an epoch: near batch_size rows each, and two at least."""
-    return max(min(math.ceil(n_rows / batch_size), n_rows // 2), 1)
+def n_batches(n_rows, batch_size, least=2):
+    """Batches an epoch: near batch_size rows each, and so many at least."""
+    return max(min(math.ceil(n_rows / batch_size), n_rows // least), 1)
 
 
 class Net(NeuralNet):
@@ -233,6 +250,8 @@ class Net(NeuralNet):
     """
 
     schedule_ = None
+    # In place of the module's call, where several processes train it together.
+    parallel_ = None
 
     @property
     def _default_callbacks(self):
@@ -275,10 +294,18 @@ class Net(NeuralNet):
             # Stays on the device: reading the loss would wait for every batch.
             total, n_rows = total + step["loss"].detach() * size, n_rows + size
             self.notify("on_batch_end", batch=batch, training=training, **step)
-        loss = float(total) / n_rows
+        total, n_rows = self._sum_over_processes(total, n_rows)
+        loss = total / n_rows
         if not math.isfinite(loss):
             raise diverged(self.lr, f"the {prefix} loss of an epoch is {loss}")
         self.history.record(f"{prefix}_loss", loss)
+
+    def _sum_over_processes(self, total, n_rows):
+        if self.parallel_ is None:
+            return float(total), n_rows
+        sums = torch.stack([total, torch.full_like(total, n_rows)])
+        torch.distributed.all_reduce(sums)
+        return sums.tolist()
 
     def train_step(self, batch, **fit_params):
         """As in skorch, then a step of the schedule."""
@@ -289,6 +316,8 @@ class Net(NeuralNet):
 
     def infer(self, x, **fit_params):
         """The module's output; the tensors are on the device already."""
+        if self.parallel_ is not None and self.module_.training:
+            return self.parallel_(**x)
         return self.module_(**x)
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
@@ -387,6 +416,8 @@ class Checkpoint(Callback):
 
     def on_epoch_end(self, net, **kwargs):
         """Write the file."""
+        if _rank() > 0:
+            return
         state = {
             "fingerprint": self.fingerprint,
             "module": net.module_.state_dict(),
@@ -403,6 +434,8 @@ class Checkpoint(Callback):
 
     def remove(self):
         """Delete the file, once there is nothing to go on with."""
+        if _rank() > 0:
+            return
         # Not there if the user's callback stopped the first epoch.
         with suppress(FileNotFoundError):
             os.remove(self.path)
@@ -469,6 +502,7 @@ def train(
     patience=None,
     moments_of=None,
     checkpoint=None,
+    data_parallel=False,
     skorch_params=None,
 ):
     """Train a module through skorch.
@@ -493,6 +527,9 @@ def train(
     checkpoint : Checkpoint or None, default=None
         Where training goes on from, and what it writes after each epoch; removed at
         the end.
+    data_parallel : bool, default=False
+        Whether the processes of a torch.distributed process group, where there is one,
+        share the rows of each batch. Each calls this with the same arguments.
     skorch_params : dict or None, default=None
         Parameters of :class:`skorch.NeuralNet` that go before ours; its callbacks
         come on top of ours.
@@ -508,6 +545,8 @@ def train(
         If the loss or a weight is not finite.
     """
     users = _check_skorch_params(skorch_params or {})
+    n_processes = _n_processes() if data_parallel else 1
+    share = {"rank": _rank(), "n_processes": n_processes} if n_processes > 1 else {}
     params = {
         **_optimizer_params(optimizer, weight_decay, device, users),
         "lr": lr,
@@ -516,6 +555,8 @@ def train(
         "iterator_train": dataset.iterator,
         "iterator_train__shuffle": True,
         "iterator_valid": SlicedBatches,
+        **{f"iterator_train__{name}": value for name, value in share.items()},
+        **{f"iterator_valid__{name}": value for name, value in share.items()},
         "train_split": None if valid is None else predefined_split(valid),
         "device": device,
         "verbose": int(verbose > 1),
@@ -523,6 +564,9 @@ def train(
         "callbacks": _callbacks(verbose, patience, checkpoint, users.get("callbacks")),
     }
     net = Net(module, criterion, **params).initialize()
+    if n_processes > 1:
+        # Its call alone: skorch would take a module for another one to be trained.
+        net.parallel_ = DistributedDataParallel(net.module_).__call__
     if moments_of is not None and _layout(moments_of) == _layout(net.optimizer_):
         # A copy: the net before keeps its own, should this training fail.
         state = deepcopy(moments_of.state_dict()["state"])
@@ -537,12 +581,32 @@ def train(
         pass
     finally:
         net.notify("on_train_end", X=dataset, y=None)
+    if n_processes > 1:
+        _unite(net)
     net.module_.eval()
     if not all(value.isfinite().all() for value in net.module_.state_dict().values()):
         raise diverged(net.lr, "a weight is not finite")
     if checkpoint is not None:
         checkpoint.remove()
     return net
+
+
+def _n_processes():
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_world_size()
+    return 1
+
+
+def _rank():
+    return torch.distributed.get_rank() if _n_processes() > 1 else 0
+
+
+def _unite(net):
+    """Give all processes the buffers of the first, and end their being parallel."""
+    for buffer in net.module_.buffers():
+        torch.distributed.broadcast(buffer, 0)
+    net.parallel_ = None
 
 
 def one_cycle(progress, warm_up=0.1):

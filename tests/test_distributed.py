@@ -1,17 +1,20 @@
-"""More than one machine: searches on a Dask cluster, and rows that lie there.
+"""More than one machine: searches on a Dask cluster, rows that lie there, torchrun.
 
 What a test sends to the workers is a function of its own: it goes there by value,
 where one of the module would have to be importable there, and the tests are not.
 """
 
 import os
+import socket
+import subprocess
+import sys
 
 import dask.array
 import joblib
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.model_selection import GridSearchCV
@@ -87,3 +90,85 @@ def test_rows_on_a_cluster(classifier, client):
     fitted = clone(classifier).fit(rows, y)
     expected = clone(classifier).set_params(out_of_core=True).fit(X, y)
     assert_array_equal(fitted.predict_proba(rows), expected.predict_proba(X))
+
+
+WORKER = """
+import os, sys
+import numpy as np
+import torch
+from sklearn.datasets import make_classification
+from sklearn_samn import KNNSeq2SeqClassifier, MemNetKNNClassifier
+
+classifier, folder = sys.argv[1:]
+torch.distributed.init_process_group()
+model = eval(classifier)
+X, y = make_classification(700, random_state=0)
+model.fit(X[:300], y[:300])
+name = f"{folder}/{os.environ['RANK']}.npz"
+losses = model.validation_scores_ or []
+np.savez(name, X=model.predict_proba(X), losses=model.loss_curve_ + losses)
+torch.distributed.destroy_process_group()
+"""
+
+
+def fit_in_two_processes(classifier, folder):
+    """Probabilities and losses of each process."""
+    script = folder / "worker.py"
+    script.write_text(WORKER)
+    loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
+    # Else gloo asks for the address of the machine's name, which may have none.
+    interface = {"GLOO_SOCKET_IFNAME": loopback[0]} if loopback else {}
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run"),
+            *("--standalone", "--nproc-per-node=2"),
+            *(script, repr(classifier), folder),
+        ],
+        check=True,
+        timeout=200,
+        env={**os.environ, **interface, "OMP_NUM_THREADS": "1"},
+    )
+    saved = [np.load(folder / f"{rank}.npz") for rank in range(2)]
+    for name in ("X", "losses"):
+        assert_array_equal(saved[0][name], saved[1][name])
+    return saved[0]["X"], saved[0]["losses"]
+
+
+@pytest.mark.parametrize(
+    "classifier",
+    [
+        KNNSeq2SeqClassifier(lam=0.0),
+        MemNetKNNClassifier(memory_size=300),
+        KNNSeq2SeqClassifier(neighbors="subsets", out_of_core=True),
+    ],
+    ids=["seq2seq", "memnet", "out-of-core"],
+)
+def test_two_processes_train_what_one_does(classifier, tmp_path):
+    """Equal but for the order of sums, where no draw and no batch statistic differ."""
+    classifier.set_params(
+        batch_size=60,
+        max_epochs=4,
+        batch_norm=False,
+        dropout=0.0,
+        dtype="float64",
+        random_state=0,
+    )
+    probabilities, losses = fit_in_two_processes(classifier, tmp_path)
+    X, y = make_classification(700, random_state=0)
+    classifier.fit(X[:300], y[:300])
+    assert_allclose(losses, classifier.loss_curve_)
+    assert_allclose(probabilities, classifier.predict_proba(X))
+
+
+def test_two_processes_stop_early_together(tmp_path):
+    classifier = KNNSeq2SeqClassifier(
+        early_stopping=True, n_iter_no_change=2, max_epochs=40, random_state=0
+    )
+    probabilities, losses = fit_in_two_processes(classifier, tmp_path)
+    X, y = make_classification(700, random_state=0)
+    classifier.fit(X[:300], y[:300])
+    assert len(losses) < 2 * classifier.max_epochs
+    two, one = probabilities[300:].argmax(1), classifier.predict(X[300:])
+    accuracies = [(labels == y[300:]).mean() for labels in (two, one)]
+    # Three standard deviations of the difference of two accuracies on 400 rows.
+    assert abs(np.subtract(*accuracies)) < 3 * np.sqrt(2 * 0.25 / 400)
