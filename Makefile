@@ -12,6 +12,7 @@ TORCH ?= torch==2.13.0
 .PHONY: bench-engine bench-classifiers bench-samn-cost reproduce-samn
 .PHONY: bench-oversampling bench-oversampling-speed bench-out-of-core
 .PHONY: reproduce-oversampling reproduce-neighbors bench-neighbors
+.PHONY: bench-neighbor-networks
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -71,6 +72,9 @@ reproduce-neighbors: $(VENV)/.benchmarks
 # PyNNDescent is the extra "approximate"; faiss-cpu is measured too where it is there.
 bench-neighbors: $(VENV)/.benchmarks $(VENV)/.approximate
 	$(VENV)/bin/python benchmarks/bench_neighbors.py --data-dir $(DATA_DIR)
+
+bench-neighbor-networks: $(VENV)/.benchmarks
+	$(VENV)/bin/python benchmarks/bench_neighbor_networks.py --data-dir $(DATA_DIR) --n-jobs $(N_JOBS)
 
 # Everything that the targets above leave behind.
 clean:
