@@ -11,8 +11,8 @@ search would take most of a run, and bench_neighbors.py measures it.
     the others counts. Wanted with a hidden_size of 128: at most 1.2 times as long.
 (b) Prediction: rows per second of predict_proba, the label path alone, and of
     predict_neighbors, labels and vectors, beside the bare matrix products of one pass:
-    torch.mm of the shapes that the module multiplies (for each memory again), in
-    batches of as many rows, and no more. Wanted: at most 1.5 times as long.
+    torch.mm of the shapes that the module multiplies, in batches of as many rows, and
+    no more. Wanted: at most 1.5 times as long.
 (c) XGBClassifier and KNeighborsClassifier with their defaults: seconds of fit, rows per
     second of predict, kNN on 5,000 rows at most. Beside them a fit of the networks with
     its search, of --epochs epochs.
@@ -168,29 +168,29 @@ def products(network, n_rows, n_features, n_classes, hidden_size, vectors):
     if vectors:
         heads.append((K * n_rows, hidden_size, hidden_size))
         heads.append((K * n_rows, hidden_size, n_features))
-    shapes = count[network](n_rows, n_features, n_classes, hidden_size) + heads
-    return shapes * (N_MEMORIES if network is MemNetKNNClassifier else 1)
+    return count[network](n_rows, n_features, n_classes, hidden_size, heads)
 
 
-def seq2seq_products(n_rows, n_features, n_classes, hidden_size):
+def seq2seq_products(n_rows, n_features, n_classes, hidden_size, heads):
     """Hidden layer, encoder, K steps of the decoder; but the last feed a label back."""
-    # An LSTM has four gates.
-    state = (n_rows, hidden_size, 4 * hidden_size)
-    encoder = [(n_rows, n_features, WIDTH), (n_rows, WIDTH, 4 * hidden_size), state]
-    step = [(n_rows, n_classes + hidden_size, 4 * hidden_size), state]
+    # An LSTM has four gates. The context's part in them is that of every step.
+    gates = 4 * hidden_size
+    encoder = [(n_rows, n_features, WIDTH), (n_rows, WIDTH, gates)]
+    context = [(n_rows, hidden_size, gates)]
+    step = [(n_rows, n_classes + hidden_size, gates)]
     feedback = [(n_rows, hidden_size, n_classes)]
-    return encoder + K * step + (K - 1) * feedback
+    return encoder + context + K * step + (K - 1) * feedback + heads
 
 
-def hop_products(n_rows, n_features, n_classes, hidden_size):
-    """Hidden layer and embeddings of rows and of one memory, K hops over it."""
+def hop_products(n_rows, n_features, n_classes, hidden_size, heads):
+    """Hidden layer and embedding of the rows; for each memory its own, and K hops."""
     query = [(n_rows, n_features, WIDTH), (n_rows, WIDTH, hidden_size)]
     key = value = (MEMORY_SIZE, WIDTH, hidden_size)
     memory = [(MEMORY_SIZE, n_features, WIDTH), key, value]
     scores = (n_rows, hidden_size, MEMORY_SIZE)
     read = (n_rows, MEMORY_SIZE, hidden_size)
     hop = [scores, read, (n_rows, hidden_size, hidden_size)]
-    return query + memory + K * hop
+    return query + N_MEMORIES * (memory + K * hop + heads)
 
 
 @torch.inference_mode()

@@ -325,24 +325,24 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         drawn = drawn.to(reference.device)
         return {"memory": reference[drawn], "masked": drawn == own.unsqueeze(1)}
 
-    def _over_memories(self, function):
-        """Results of ``function(memory)`` for each kept memory, on a new first axis."""
-        device = next(self.net_.module_.parameters()).device
-        memories = self._tensor(self._memories, device)
-        return torch.stack([function(memory) for memory in memories])
+    def _over_memories(self, function, x):
+        """Results of ``function(query, memory)`` for each kept memory, in a list."""
+        query = self.net_.module_.query(x)
+        memories = self._tensor(self._memories, query.device)
+        return [function(query, memory) for memory in memories]
 
     def _neighbor_sequence(self, x):
-        module = self.net_.module_
-        probabilities = self._over_memories(lambda m: module.log_probs(x, m)).exp()
+        log_probs, vectors = zip(
+            *self._over_memories(self.net_.module_.read, x), strict=True
+        )
+        probabilities = torch.stack(log_probs).exp().mean(0)
         if not self.predict_vectors:
-            return probabilities.mean(0), None
-        vectors = self._over_memories(lambda m: module(x, m).vectors)
-        return probabilities.mean(0), vectors.mean(0)
+            return probabilities, None
+        return probabilities, torch.stack(vectors).mean(0)
 
     def _probabilities(self, x):
-        module = self.net_.module_
-        log_probs = self._over_memories(lambda memory: module.log_probs(x, memory))
-        return log_probs.exp().mean((0, 2))
+        log_probs = self._over_memories(self.net_.module_.log_probs, x)
+        return torch.stack(log_probs).exp().mean((0, 2))
 
     def attention(self, X):
         """Attention of each hop over the rows in the memories.
@@ -362,8 +362,7 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         """
 
         def attend(x):
-            module = self.net_.module_
-            weights = self._over_memories(lambda memory: module.attend(x, memory))
-            return weights.transpose(0, 1)
+            weights = self._over_memories(self.net_.module_.attend, x)
+            return torch.stack(weights, dim=1)
 
         return self._run(attend, X), self.memory_indices_

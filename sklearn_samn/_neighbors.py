@@ -7,10 +7,14 @@ copy of a row is no neighbour of it either.
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.neighbors import NearestNeighbors
+from sklearn.neighbors import KDTree, NearestNeighbors
 
 # Rows that share the draws of Algorithm 1.
 BLOCK_SIZE = 1024
+# From so many rows on a tree is tried, on so many queries. It pays where it computes
+# less than this share of the distances, each of which costs it some forty times more
+# than in a product of matrices.
+MIN_TREE_ROWS, N_TRIALS, MAX_TREE_SHARE = 50_000, 200, 1 / 40
 
 
 def distinct_rows(X, y):
@@ -102,7 +106,8 @@ def make_search(neighbors, X, n_jobs=None):
     Parameters
     ----------
     neighbors : "exact", "subsets" or object with ``fit`` and ``kneighbors``
-        An object is cloned; a string means :class:`sklearn.neighbors.NearestNeighbors`.
+        An object is cloned; a string means :class:`sklearn.neighbors.NearestNeighbors`,
+        which is exact.
     X : ndarray of shape (n_samples, n_features)
         Rows to search.
     n_jobs : int or None, default=None
@@ -114,10 +119,20 @@ def make_search(neighbors, X, n_jobs=None):
         The fitted search.
     """
     if isinstance(neighbors, str):
-        return NearestNeighbors(n_jobs=n_jobs).fit(X)
+        return NearestNeighbors(algorithm=_algorithm(X), n_jobs=n_jobs).fit(X)
     search = clone(neighbors, safe=False)
     search.fit(X)
     return search
+
+
+def _algorithm(X):
+    """A tree for many rows near a few dimensions, else what scikit-learn takes."""
+    if len(X) < MIN_TREE_ROWS:
+        return "auto"
+    tree, queries = KDTree(X), X[:: len(X) // N_TRIALS]
+    tree.query(queries, k=5)
+    share = tree.get_n_calls() / len(queries) / len(X)
+    return "kd_tree" if share < MAX_TREE_SHARE else "auto"
 
 
 def nearest_others(search, X, own, n_neighbors):

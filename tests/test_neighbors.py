@@ -82,6 +82,16 @@ def test_nearest_others_by_brute_force(rows, n_neighbors):
     assert found.tolist() == expected
 
 
+def test_a_tree_where_it_saves_distances():
+    """Many rows near a line in 20 dimensions, and as many that fill them."""
+    rng = np.random.default_rng(0)
+    everywhere = rng.standard_normal((50_000, 20))
+    line = np.linspace(0, 1e4, 50_000)[:, None] + everywhere
+    assert make_search("exact", line).algorithm == "kd_tree"
+    assert make_search("exact", line[:49_999]).algorithm == "auto"
+    assert make_search("exact", everywhere).algorithm == "auto"
+
+
 def test_queries_from_elsewhere_have_no_own_row(rows):
     search = make_search("exact", rows)
     queries = rows[:5]

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from .embedding import BatchNorm, FeatureExtractor
+from .embedding import BatchNorm, Dropout, FeatureExtractor
 from .seq2seq import NeighborHeads, NeighborSequence
 
 
@@ -97,25 +97,32 @@ class MemoryNetwork(nn.Module):
         self.embed_query = nn.Linear(width, hidden_size)
         self.embed_value = nn.Linear(width, hidden_size)
         self.hop = nn.Linear(hidden_size, hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.heads = NeighborHeads(
             hidden_size, n_features, n_classes, output=output, temperature=temperature
         )
 
     def forward(self, x, memory, masked=None):
-        states, _ = self._hops(x, memory, masked)
+        return self.read(self.query(x), memory, masked)
+
+    def query(self, x):
+        """First query of each row, (n_samples, hidden_size), for any memory."""
+        return self.embed_query(self.extract(self.normalize(x)))
+
+    def read(self, query, memory, masked=None):
+        """What the rows of the queries find in the memory."""
+        states, _ = self._hops(query, memory, masked)
         return NeighborSequence(*self.heads(self.dropout(states)))
 
-    def log_probs(self, x, memory):
+    def log_probs(self, query, memory):
         """Label path alone, (n_samples, K, n_classes)."""
-        return self.heads.log_probs(self.dropout(self._hops(x, memory)[0]))
+        return self.heads.log_probs(self.dropout(self._hops(query, memory)[0]))
 
-    def attend(self, x, memory):
+    def attend(self, query, memory):
         """Attention of each hop over the memory, (n_samples, K, n_memory)."""
-        return self._hops(x, memory)[1]
+        return self._hops(query, memory)[1]
 
-    def _hops(self, x, memory, masked=None):
-        query = self.embed_query(self.extract(self.normalize(x)))
+    def _hops(self, query, memory, masked=None):
         memory = self.extract(self._normalize_memory(memory))
         keys = self.embed_key(memory) / math.sqrt(query.shape[1])
         values = self.embed_value(memory)

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
-from .embedding import BatchNorm, FeatureExtractor
+from .embedding import BatchNorm, Dropout, FeatureExtractor
 
 
 class NeighborSequence(NamedTuple):
@@ -79,6 +80,10 @@ class NeighborHeads(nn.Module):
     def log_probs(self, states):
         """Log-probabilities alone, where the vectors are not asked for."""
         return (self.label(states) / self.temperature).log_softmax(-1)
+
+    def probs(self, states):
+        """Label distributions."""
+        return (self.label(states) / self.temperature).softmax(-1)
 
 
 class Seq2SeqNetwork(nn.Module):
@@ -168,7 +173,7 @@ class Seq2SeqNetwork(nn.Module):
         self.encoder = cell_class(self.extract.out_features, hidden_size)
         self.feedback_size = n_features if output == "vectors" else n_classes
         self.decoder = cell_class(self.feedback_size + hidden_size, hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.heads = NeighborHeads(
             hidden_size, n_features, n_classes, output=output, temperature=temperature
         )
@@ -183,23 +188,64 @@ class Seq2SeqNetwork(nn.Module):
 
     def decode(self, x):
         """States of the decoder, (n_samples, K, hidden_size)."""
-        state = self.encoder(self.extract(self.normalize(x)))
+        state = _first_state(self.encoder, self.extract(self.normalize(x)))
         context = self.dropout(_hidden(state))
+        step = _make_step(self.decoder, context)
         feedback = x.new_zeros(len(x), self.feedback_size)
         states = []
-        for step in range(self.n_neighbors):
-            state = self.decoder(torch.cat([feedback, context], dim=1), state)
+        for number in range(self.n_neighbors):
+            state = step(feedback, state)
             states.append(self.dropout(_hidden(state)))
-            if step + 1 < self.n_neighbors:
+            if number + 1 < self.n_neighbors:
                 feedback = self._feedback(states[-1])
         return torch.stack(states, dim=1)
 
     def _feedback(self, state):
         if self.heads.label is None:
             return self.heads.vector(state)
-        return self.heads.log_probs(state).exp()
+        return self.heads.probs(state)
 
 
 def _hidden(state):
     """The visible half of an LSTM's (hidden, cell); a GRU has but the one."""
     return state[0] if isinstance(state, tuple) else state
+
+
+# torch's cells multiply each input anew: for an LSTM, the default, the zero state before
+# the first and the context of every step are left out here, a third of the work.
+
+
+def _first_state(cell, x):
+    """What the cell makes of x after a state of zeros."""
+    if isinstance(cell, nn.GRUCell):
+        return cell(x)
+    gates = linear(x, cell.weight_ih, cell.bias_ih + cell.bias_hh)
+    return _lstm_state(gates, None)
+
+
+def _make_step(cell, context):
+    """A step of the cell, of (feedback, state), its input being [feedback, context]."""
+    if isinstance(cell, nn.GRUCell):
+        return lambda feedback, state: cell(torch.cat([feedback, context], 1), state)
+    n_context = context.shape[1]
+    from_feedback, from_context = cell.weight_ih.split(
+        [cell.input_size - n_context, n_context], dim=1
+    )
+    always = linear(context, from_context, cell.bias_ih + cell.bias_hh)
+    weight = torch.cat([from_feedback, cell.weight_hh], dim=1).T
+
+    def step(feedback, state):
+        hidden, memory = state
+        inputs = torch.cat([feedback, hidden], dim=1)
+        return _lstm_state(torch.addmm(always, inputs, weight), memory)
+
+    return step
+
+
+def _lstm_state(gates, memory):
+    """Hidden state and memory of an LSTM from its gates and its memory before."""
+    write, keep, content, show = gates.chunk(4, dim=1)
+    new = write.sigmoid() * content.tanh()
+    if memory is not None:
+        new = torch.addcmul(new, keep.sigmoid(), memory)
+    return show.sigmoid() * new.tanh(), new

@@ -61,7 +61,7 @@ def test_two_hops_by_hand(temperature):
     output = net(tensor(X), tensor(MEMORY))
     assert_equal(output.log_probs, log_probs)
     assert_equal(output.vectors, vectors)
-    assert_equal(net.attend(tensor(X), tensor(MEMORY)), weights)
+    assert_equal(net.attend(net.query(tensor(X)), tensor(MEMORY)), weights)
 
 
 def test_labels_alone():
@@ -89,13 +89,13 @@ def test_query_and_memory_are_normalised_and_go_through_the_same_layers():
     output = net(tensor(X), tensor(MEMORY))
     assert_equal(output.log_probs, log_probs)
     assert_equal(output.vectors, vectors)
-    assert_equal(net.attend(tensor(X), tensor(MEMORY)), weights)
+    assert_equal(net.attend(net.query(tensor(X)), tensor(MEMORY)), weights)
 
 
 def test_the_label_path_is_that_of_forward():
     net = network()
     assert torch.equal(
-        net.log_probs(tensor(X), tensor(MEMORY)),
+        net.log_probs(net.query(tensor(X)), tensor(MEMORY)),
         net(tensor(X), tensor(MEMORY)).log_probs,
     )
 
