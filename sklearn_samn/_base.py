@@ -21,9 +21,9 @@ from sklearn.utils import (
     check_random_state,
     check_X_y,
     column_or_1d,
-    compute_sample_weight,
 )
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
@@ -40,6 +40,9 @@ from .modules.embedding import ACTIVATIONS
 
 # Whose frames lie between a warning and the line it is meant for.
 LIBRARIES = ("sklearn", "imblearn", "contextlib")
+
+# What NumPy says to a value that is none.
+NOT_A_NUMBER = ("could not convert string to float", "float() argument must be")
 
 # Largest batch that batch_size="auto" takes.
 MAX_AUTO_BATCH_SIZE = 256
@@ -70,9 +73,9 @@ def warn_user(message, category=UserWarning):
     warnings.warn(message, category, stacklevel=level)
 
 
-def weights_by_class(class_weight, y):
-    """Weight of each row by its class, or a ValueError that names the parameter."""
-    weight = compute_sample_weight(class_weight, y)
+def weights_by_class(class_weight, y, classes):
+    """Weight of each class, or a ValueError that names the parameter."""
+    weight = compute_class_weight(class_weight, classes=classes, y=y)
     if not (np.isfinite(weight) & (weight >= 0)).all() or not weight.any():
         raise ValueError(
             f"class_weight={class_weight!r} must hold finite weights of at least 0, "
@@ -249,24 +252,30 @@ def _strings_named(estimator, X, columns=None):
     """Turn the error of a string that is no number into one that names its column."""
     try:
         yield
-    except ValueError as error:
-        if "could not convert string to float" not in str(error):
+    except (TypeError, ValueError) as error:
+        if not str(error).startswith(NOT_A_NUMBER):
             raise
         raise ValueError(_strings_message(estimator, X, columns, error)) from error
 
 
 def _strings_message(estimator, X, columns, error):
+    if not hasattr(X, "columns"):
+        X = np.asarray(X, dtype=object)
+    if X.ndim != 2:
+        return (
+            f"Expected 2D array, got {X.ndim}D array instead, of values that are no "
+            f"numbers ({error}). {type(estimator).__name__} takes a table of rows."
+        )
     cure = (
         f"Say which columns are categories: categorical_features='auto' finds them in "
         f"a DataFrame, else pass their indices to {type(estimator).__name__}."
     )
+    what = "strings" if isinstance(error, ValueError) else "values that are no numbers"
     column = _first_column_of_strings(X, columns)
-    return f"Input X holds strings in column {column} ({error}). {cure}"
+    return f"Input X holds {what} in column {column} ({error}). {cure}"
 
 
 def _first_column_of_strings(X, columns):
-    if not hasattr(X, "columns"):
-        X = np.asarray(X, dtype=object)
     n_features = X.shape[1]
     values = (_preprocessing.take_columns(X, i) for i in range(n_features))
     first = next((i for i, v in enumerate(values) if not _is_numeric(v)), 0)
@@ -328,7 +337,9 @@ class NeuralMixin:
         if "_net" not in vars(self):
             if "_weights" not in vars(self):
                 raise NotFittedError(f"This {type(self).__name__} is not fitted yet.")
-            module = self._module_class(**self._module_args)
+            # The first weights are drawn, only to be replaced.
+            with _training.reproducible(0, torch.device("cpu")):
+                module = self._module_class(**self._module_args)
             self._to_dtype(module)
             _training.load_weights(module, self._weights)
             self._net = _training.wrap(module, self._available_device())
@@ -579,7 +590,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
     def _finish(self, module, dataset, rng):
         """What a trained module should take along of the data; nothing here."""
 
-    def _validate_training_data(self, X, y, sample_weight, reset):
+    def _validate_training_data(self, X, y, sample_weight, reset, classes=None):
         check_one_kind(y)
         if reset:
             self.is_categorical_ = _preprocessing.categorical_mask(
@@ -587,17 +598,23 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
             )
         X, y = self._validate(X, y, reset=reset)
         check_classification_targets(y)
-        return X, y, self._row_weights(X, y, sample_weight)
+        return X, y, self._row_weights(X, y, sample_weight, classes)
 
-    def _row_weights(self, X, y, sample_weight):
+    def _row_weights(self, X, y, sample_weight, classes=None):
+        """Weight of each row; ``classes`` are those that y may hold, by default all."""
         # One number for all rows, where they are equal.
         weight = np.broadcast_to(1.0, y.shape)
         if sample_weight is not None:
             weight = _check_sample_weight(
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
-        if self.class_weight is not None:
-            weight = weight * weights_by_class(self.class_weight, y)
+        if self.class_weight is not None and weight.any():
+            # Rows of weight zero are not there, so they do not count either.
+            seen = y[weight > 0]
+            classes = np.unique(seen) if classes is None else classes
+            by_class = weights_by_class(self.class_weight, seen, classes)
+            place = np.searchsorted(classes, y).clip(max=len(classes) - 1)
+            weight = weight * by_class[place]
         if not weight.any():
             raise ValueError(
                 "sample_weight and class_weight leave every row a weight of zero; each "
@@ -916,7 +933,8 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
                 f"neighbors={self.neighbors!r}: rows that are read by block have their "
                 f"neighbours found by Algorithm 1; set neighbors='subsets'."
             )
-        validate_data(self, X, y, reset=reset, skip_check_array=True)
+        header = X.named(np.empty((0, X.shape[1])))
+        validate_data(self, header, y, reset=reset, skip_check_array=True)
         if reset:
             self.is_categorical_ = None
         check_one_kind(y)
@@ -1043,7 +1061,8 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         if out is None:
             out = np.empty((X.shape[0], *shape), dtype=values.dtype)
         _blocks.check_out(out, (_num_samples(X), *shape), values)
-        for start, rows in X if by_block else [(0, X)]:
+        parts = ((i, X.named(rows)) for i, rows in X) if by_block else [(0, X)]
+        for start, rows in parts:
             _blocks.write(out, start, predict(rows))
         return out
 

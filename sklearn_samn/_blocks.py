@@ -9,6 +9,8 @@ import numpy as np
 BLOCK_BYTES = 2**20
 # Rows that are in memory at once to be shuffled or predicted.
 BUFFER_BYTES = 2**26
+# Kinds of dtypes that can be read.
+NUMBERS = "fiub"
 
 
 def is_lazy(X):
@@ -58,6 +60,8 @@ class Blocks:
         Of the blocks: float32 for such rows, else float64.
     starts : list of int
         First row of each block.
+    columns : list of str or None
+        Names of the features, where the parts have them.
 
     Examples
     --------
@@ -68,6 +72,7 @@ class Blocks:
 
     def __init__(self, X, n_bytes):
         self._parts = _open(X)
+        self.columns = self._parts[0].columns
         n_features = self._parts[0].shape[1]
         dtype = np.result_type(*(part.dtype for part in self._parts))
         self.dtype = np.dtype(np.float32 if dtype == np.float32 else np.float64)
@@ -92,6 +97,14 @@ class Blocks:
 
     def __iter__(self):
         return ((self.starts[i], self.read(i)) for i in range(len(self)))
+
+    def named(self, rows):
+        """Rows as a DataFrame, where the columns have names."""
+        if self.columns is None:
+            return rows
+        import pandas as pd
+
+        return pd.DataFrame(rows, columns=self.columns)
 
     def count_in(self, n_bytes):
         """How many blocks make about so many bytes, one at the least."""
@@ -149,7 +162,7 @@ def _check_finite(rows, name, start):
     )
 
 
-# Parts: name, shape, dtype, columns, chunk_rows, read(start, stop) ------------------
+# Parts: name, shape, dtype, dtypes, columns, chunk_rows, read(start, stop) -----------
 
 
 def _open(X):
@@ -188,11 +201,13 @@ def _check_part(part, first):
             f"The number of rows of {part.name} is unknown; find it with dask's "
             f"compute_chunk_sizes()."
         )
-    if part.dtype.kind not in "fiub":
-        raise ValueError(
-            f"{part.name} has the dtype {part.dtype}; rows that are read by block must "
-            f"be numbers."
-        )
+    for column, dtype in part.dtypes.items():
+        if dtype.kind not in NUMBERS:
+            where = part.name if column is None else f"Column {column!r} of {part.name}"
+            raise ValueError(
+                f"{where} has the dtype {dtype}; rows that are read by block must be "
+                f"numbers."
+            )
     if part.shape[1] != first.shape[1]:
         raise ValueError(
             f"{part.name} has {part.shape[1]} columns, but {first.name} has "
@@ -214,6 +229,7 @@ class _ArrayPart:
     def __init__(self, X):
         self._X = X
         self.shape, self.dtype = X.shape, np.dtype(X.dtype)
+        self.dtypes = {None: self.dtype}
         # HDF5 and zarr: rows of a chunk. dask: the rows of each.
         chunks = getattr(X, "chunks", None) or (1,)
         self.chunk_rows = max(np.ravel(chunks[0]).tolist(), default=1) or 1
@@ -244,6 +260,7 @@ class _NpyPart:
         self._path, self.name = path, f"part {path!r}"
         array = np.load(path, mmap_mode="r")
         self.shape, self.dtype = array.shape, array.dtype
+        self.dtypes = {None: self.dtype}
 
     def read(self, start, stop):
         # Mapped for this block alone: touched pages count as the process's memory.
@@ -254,22 +271,35 @@ class _ParquetPart:
     def __init__(self, path):
         self._path, self.name = path, f"part {path!r}"
         with _parquet(path) as file:
-            self.columns = file.schema_arrow.names
-            types = {field.to_pandas_dtype() for field in file.schema_arrow.types}
-            self.dtype = np.result_type(*types)
+            schema = file.schema_arrow
+            # A DataFrame's index is among the columns of the file.
+            index = (schema.pandas_metadata or {}).get("index_columns", [])
+            self.columns = [name for name in schema.names if name not in index]
+            types = [schema.field(name).type for name in self.columns]
+            self.dtypes = dict(zip(self.columns, map(_numpy_dtype, types), strict=True))
+            numbers = [dtype for dtype in self.dtypes.values() if dtype.kind in NUMBERS]
+            self.dtype = np.result_type(bool, *numbers)
             groups = range(file.metadata.num_row_groups)
             sizes = [file.metadata.row_group(group).num_rows for group in groups]
         self.shape = sum(sizes), len(self.columns)
         self._ends = np.cumsum(sizes)
-        self.chunk_rows = max(sizes, default=1)
+        self.chunk_rows = max(sizes, default=1) or 1
 
     def read(self, start, stop):
         first, last = np.searchsorted(self._ends, [start, stop - 1], side="right")
         with _parquet(self._path) as file:
-            table = file.read_row_groups(range(first, last + 1))
+            table = file.read_row_groups(range(first, last + 1), self.columns)
         skipped = start - (self._ends[first - 1] if first else 0)
         columns = table.slice(skipped, stop - start).columns
         return np.column_stack([column.to_numpy() for column in columns])
+
+
+def _numpy_dtype(arrow_type):
+    """Object for a type that numpy has no numbers for."""
+    try:
+        return np.dtype(arrow_type.to_pandas_dtype())
+    except (NotImplementedError, TypeError):
+        return np.dtype(object)
 
 
 def _parquet(path):
@@ -297,8 +327,9 @@ def check_out(out, shape, values):
     values : ndarray
         All values that a result can have, or some of their dtype.
     """
-    if tuple(out.shape) != shape:
-        raise ValueError(f"out has the shape {tuple(out.shape)}, but needs {shape}.")
+    found = getattr(out, "shape", type(out).__name__)
+    if found != shape:
+        raise ValueError(f"out has the shape {found}, but needs {shape}.")
     try:
         with np.errstate(all="ignore"):
             fits = (values.astype(out.dtype) == values).all()

@@ -205,13 +205,13 @@ def nearest_in_subsets(
     Raises
     ------
     ValueError
-        If the subsets hold fewer than K + 1 rows.
+        If the subsets hold fewer than K + 1 rows, though there are more.
     """
     nearest = np.empty((len(X), n_neighbors), dtype=np.intp)
     for start in range(0, len(X), BLOCK_SIZE):
         block = slice(start, start + BLOCK_SIZE)
         drawn = draw_subsets(len(rows), n_subsets, subset_size, rng)
-        if len(drawn) <= n_neighbors:
+        if len(drawn) <= min(n_neighbors, len(rows) - 1):
             raise ValueError(
                 f"n_subsets={n_subsets} subsets of subset_size={subset_size} hold "
                 f"{len(drawn)} different rows, fewer than n_neighbors + 1 = "
@@ -220,5 +220,8 @@ def nearest_in_subsets(
         search = NearestNeighbors(algorithm="brute", n_jobs=n_jobs).fit(rows[drawn])
         place = np.searchsorted(drawn, own[block]).clip(max=len(drawn) - 1)
         place = np.where(drawn[place] == own[block], place, -1)
-        nearest[block] = drawn[nearest_others(search, X[block], place, n_neighbors)]
+        # Of fewer rows than neighbours, all of them come round again.
+        n_others = min(n_neighbors, len(drawn) - 1)
+        found = nearest_others(search, X[block], place, n_others)
+        nearest[block] = drawn[found[:, np.arange(n_neighbors) % n_others]]
     return nearest

@@ -6,6 +6,7 @@ from numbers import Real
 
 import numpy as np
 from scipy.sparse import issparse, vstack
+from sklearn import config_context
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import MissingIndicator
@@ -60,7 +61,7 @@ def as_table(X):
 
 def is_dense_frame(X):
     """Whether X is a pandas frame other than a sparse one."""
-    dtypes = X.dtypes if hasattr(X, "iloc") else ()
+    dtypes = X.dtypes if hasattr(X, "iloc") and X.ndim == 2 else ()
     return len(dtypes) > 0 and not all(str(d).startswith("Sparse") for d in dtypes)
 
 
@@ -80,7 +81,7 @@ def stack_rows(X, parts):
 
 def column_dtypes(X):
     """Pairs of name and dtype of each column of a frame; none of anything else."""
-    if not hasattr(X, "columns"):
+    if not hasattr(X, "columns") or not hasattr(X, "dtypes"):
         return []
     return list(zip(X.columns, X.dtypes, strict=True))
 
@@ -136,7 +137,7 @@ def _mask_by_dtype(X, strings):
 
 
 def _mask_of_columns(X, wanted):
-    n_features = as_table(X).shape[1]
+    n_features = (X if issparse(X) else as_table(X)).shape[1]
     mask = np.zeros(n_features, dtype=bool)
     if wanted.size == 0:
         return mask
@@ -213,12 +214,16 @@ def _levels(values):
 def _label(value):
     if isinstance(value, str):
         return str(value)
-    # pandas' NA is neither equal nor unequal to itself.
-    if type(value).__name__ in ("NoneType", "NAType") or value != value:
+    if _is_missing(value):
         return nan
     if isinstance(value, Real) and isfinite(value) and value == int(value):
         return str(int(value))
     return str(value)
+
+
+def _is_missing(value):
+    # pandas' NA is neither equal nor unequal to itself.
+    return type(value).__name__ in ("NoneType", "NAType") or value != value
 
 
 def make_preprocessor(X, y, categorical, scaling, dtype, seed):
@@ -307,7 +312,9 @@ def _target_encoder(y, seed):
 
 def fit_transform(preprocessor, X, y):
     """The matrix of the training rows, without warnings meant for cross-validation."""
-    with warnings.catch_warnings():
+    # TargetEncoder fails where metadata is routed, in scikit-learn 1.9.
+    routing = config_context(enable_metadata_routing=False)
+    with routing, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         return np.ascontiguousarray(preprocessor.fit_transform(X, y))
 
@@ -389,7 +396,7 @@ def within(limits, numbers):
     return numbers
 
 
-def cross_rows(table, parents, partners, categorical, numbers, rng):
+def cross_rows(table, parents, partners, categorical, numbers, kept, rng):
     """New rows of the dtypes of a table: numbers as given, categories inherited.
 
     Parameters
@@ -403,6 +410,8 @@ def cross_rows(table, parents, partners, categorical, numbers, rng):
         Which columns are categories.
     numbers : ndarray of shape (n_new, n_numeric)
         The other columns.
+    kept : ndarray of bool of shape (n_new, n_numeric)
+        Where the value is the parent's own instead.
     rng : numpy.random.Generator
         Tosses the coins.
 
@@ -417,8 +426,9 @@ def cross_rows(table, parents, partners, categorical, numbers, rng):
     for column in np.flatnonzero(categorical).tolist():
         heirs = np.where(rng.random(len(parents)) < 0.5, parents, partners)
         _set_column(rows, column, take_rows(take_columns(table, column), heirs))
-    for column, values in zip(np.flatnonzero(~categorical), numbers.T, strict=True):
-        _set_column(rows, int(column), _like(take_columns(rows, column), values))
+    numeric = np.flatnonzero(~categorical).tolist()
+    for column, values, own in zip(numeric, numbers.T, kept.T, strict=True):
+        _set_column(rows, column, _like(take_columns(rows, column), values, own))
     return rows
 
 
@@ -429,14 +439,26 @@ def _set_column(rows, column, values):
         rows[:, column] = values
 
 
-def _like(column, numbers):
-    """Numbers as the values of a column are: of its dtype, or of their type."""
-    kinds = set(map(type, column)) if column.dtype == object else ()
-    if len(kinds) == 1 and not np.isnan(numbers).any():
-        numbers = np.array([*map(kinds.pop(), numbers.tolist())], dtype=object)
+def _like(column, numbers, kept):
+    """Numbers as the values of a column are, of its dtype or type; some are its own."""
+    if column.dtype == object:
+        new = column.copy()
+        known = [type(value) for value in column[~kept] if not _is_missing(value)]
+        as_type = known[0] if len(set(known)) == 1 else float
+        new[~kept] = [as_type(number) for number in numbers[~kept].tolist()]
+        return new
+    numbers = _within_dtype(numbers, getattr(column.dtype, "numpy_dtype", column.dtype))
     if hasattr(column, "iloc"):
-        return type(column)(numbers).astype(column.dtype)
-    return numbers.astype(column.dtype)
+        return type(column)(numbers).astype(column.dtype).mask(kept, column)
+    return np.where(kept, column, numbers.astype(column.dtype))
+
+
+def _within_dtype(numbers, dtype):
+    """Floats that an integer dtype can hold: its largest may round to one too many."""
+    if dtype.kind not in "iu":
+        return numbers
+    limits = np.iinfo(dtype)
+    return numbers.clip(limits.min, np.nextafter(float(limits.max), 0))
 
 
 class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):

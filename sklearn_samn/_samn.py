@@ -37,12 +37,16 @@ MAX_BLOCK_ROWS = 2_000
 
 
 def _has_attention(estimator):
-    blocks, samples = estimator.n_attention_blocks, estimator.n_prototypes == "samples"
-    if blocks not in (0, "auto") or (samples and estimator.head != "linear"):
+    """Ask the fitted network; before the fit, "auto" may still mean a block."""
+    args = vars(estimator).get("_module_args", {})
+    head = args.get("head", estimator.head)
+    blocks = args.get("n_attention_blocks", estimator.n_attention_blocks)
+    samples = "memory_size" in args if args else estimator.n_prototypes == "samples"
+    if blocks != 0 or (samples and head != "linear"):
         return True
     raise AttributeError(
-        f"n_attention_blocks={blocks!r} with head={estimator.head!r} and n_prototypes="
-        f"{estimator.n_prototypes!r} leaves no attention to ask for"
+        f"n_attention_blocks={estimator.n_attention_blocks!r} with head={head!r} and "
+        f"n_prototypes={estimator.n_prototypes!r} leaves no attention to ask for"
     )
 
 
@@ -183,10 +187,10 @@ class SAMNClassifier(BaseNeuralClassifier):
     ----------
     support_ : ndarray of shape (n_support,)
         Indices of the training rows that are stored, counted over all chunks after
-        ``partial_fit``. Equal rows with equal labels count as the first of them. Only
-        with stored samples, as are the next two.
+        ``partial_fit``. Equal rows count as the first of them. Only with stored
+        samples, as are the next two.
     support_labels_ : ndarray of shape (n_support,)
-        Their classes.
+        Their classes; of equal rows with several labels, the heaviest.
     support_weights_ : ndarray of shape (n_support,)
         Mean attention of training rows on each, own row excluded: the alpha of this
         machine. Not after ``partial_fit``.
@@ -515,12 +519,15 @@ class SAMNClassifier(BaseNeuralClassifier):
         """
         seen = Z if len(train) == len(Z) else Z[train]
         first, position = distinct_rows(seen, np.zeros(len(train), dtype=Z.dtype))
-        mass = np.zeros((len(first), len(self.classes_)))
-        np.add.at(mass, (position, y[train]), weight[train])
+        mass = np.zeros((len(first), len(self.classes_)), dtype=self._numpy_dtype())
+        # The memory takes the logarithm: of weights too small the smallest there is.
+        share = weight[train].clip(np.finfo(mass.dtype).tiny)
+        np.add.at(mass, (position, y[train]), share)
         total = mass.sum(axis=1)
+        mass /= total[:, None]
         row = train[first] + self.n_samples_seen_
         module.memory.start(torch.from_numpy(row), self.n_samples_seen_)
-        tables = {"labels": mass / total[:, None], "weight": total, "row": row}
+        tables = {"labels": mass, "weight": total, "row": row}
         tables = {name: self._tensor(a, device) for name, a in tables.items()}
         return tables, self._tensor(position, device)
 
@@ -683,7 +690,9 @@ class SAMNClassifier(BaseNeuralClassifier):
         self._attention_entropy = None
         vars(self).pop("support_weights_", None)
         _check_partial_fit_first_call(self, classes)
-        X, y, weight = self._validate_training_data(X, y, sample_weight, reset=first)
+        X, y, weight = self._validate_training_data(
+            X, y, sample_weight, reset=first, classes=self.classes_
+        )
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             raise ValueError(
@@ -704,6 +713,8 @@ class SAMNClassifier(BaseNeuralClassifier):
 
     def embed(self, X):
         """Rows as the memory stores them and compares them.
+
+        Without a memory, the rows that the linear layer scores.
 
         Parameters
         ----------

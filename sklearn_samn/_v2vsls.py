@@ -8,6 +8,7 @@ import numpy as np
 from imblearn.over_sampling.base import BaseOverSampler
 from imblearn.utils import check_target_type
 from scipy import sparse
+from scipy.special import softmax
 from sklearn.utils import check_random_state, check_scalar, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -29,6 +30,8 @@ from .modules import NeighborSequenceLoss, Seq2SeqNetwork
 MIN_CONTEXT, MAX_CONTEXT = 200, 2000
 # Rows that are made at a time.
 BLOCK_ROWS = 8192
+# Classes that a warning names.
+MAX_NAMED = 5
 # Rows generated for each that is asked for, where some are rejected.
 SURPLUS = 1.5
 
@@ -319,13 +322,14 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     def _check_X_y(self, X, y, accept_sparse=("csr", "csc")):
         y, binarize_y = check_target_type(y, indicate_one_vs_all=True)
         mask = _preprocessing.categorical_mask(X, self.categorical_features)
-        if mask is None and not _preprocessing.is_dense_frame(X):
+        array = mask is None and not _preprocessing.is_dense_frame(X)
+        if array or sparse.issparse(X):
             X, y = validate_finite(self, X, y, reset=True, accept_sparse=accept_sparse)
-            self.is_categorical_ = np.zeros(X.shape[1], dtype=bool)
-        else:
+        if mask is None:
+            mask = np.zeros(X.shape[1], dtype=bool)
+        self.is_categorical_ = mask
+        if not (array or sparse.issparse(X)):
             # As it came, so that each column gets rows of its own dtype.
-            none = np.zeros(np.shape(X)[1], dtype=bool)
-            self.is_categorical_ = none if mask is None else mask
             X, y = validate_table(self, X, y, reset=True)
         return X, y, binarize_y
 
@@ -378,6 +382,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         """What a call before this one learned is not this one's."""
         for name in (
             *("_net", "_weights", "n_iter_", "history_", "loss_curve_"),
+            "validation_scores_",
             *("preprocessor_", "_rows", "_row_indices", "_links", "_limits"),
         ):
             vars(self).pop(name, None)
@@ -434,7 +439,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         learned = {labels[code]: code for code in getattr(self, "_links", ())}
         if y is None and learned:
             return min(learned.values(), key=lambda code: len(self._links[code][0]))
-        if y not in learned:
+        if not np.isscalar(y) or y not in learned:
             raise ValueError(
                 f"y={y!r} is no class that fit_resample made rows of; these are "
                 f"{list(learned)}. Ask for it in sampling_strategy."
@@ -456,12 +461,25 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         self._row_indices = np.unique([rows[resampled], *sequences[resampled].T])
         self._rows = _preprocessing.take_rows(table, self._row_indices)
         self._links = {
-            code: tuple(
-                np.searchsorted(self._row_indices, index[codes[rows] == code])
-                for index in (rows, sequences)
-            )
-            for code in wanted
+            code: self._link(Z, codes, rows, sequences, code) for code in wanted
         }
+
+    def _link(self, Z, codes, rows, sequences, code):
+        """A class's rows, their neighbours, and which of them lend a row a residual.
+
+        The first two are positions in ``_rows``, the last in the first: the row itself
+        and its nearest of the class.
+        """
+        of_class = codes[rows] == code
+        members, neighbors = rows[of_class], sequences[of_class]
+        near = neighbors
+        if self.neighbors_of == "all":
+            near = self._nearest(Z, members)
+        return (
+            np.searchsorted(self._row_indices, members),
+            np.searchsorted(self._row_indices, neighbors),
+            np.column_stack([np.arange(len(members)), np.searchsorted(members, near)]),
+        )
 
     def _numbers(self, table):
         columns = np.flatnonzero(~self.is_categorical_)
@@ -469,14 +487,22 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         return _preprocessing.as_numbers(numbers)
 
     def _warn_of_small_classes(self, codes, wanted):
-        counts, labels = np.bincount(codes), self.classes_.tolist()
-        for code in wanted:
-            if self.neighbors_of == "class" and counts[code] <= self.k_neighbors:
-                warn_user(
-                    f"Class {labels[code]!r} has {counts[code]} rows, fewer "
-                    f"than k_neighbors + 1 = {self.k_neighbors + 1}: its rows are used "
-                    f"as neighbours more than once. Lower k_neighbors to silence this."
-                )
+        if self.neighbors_of == "all":
+            return
+        counts, labels = np.bincount(codes).tolist(), self.classes_.tolist()
+        small = [code for code in wanted if counts[code] <= self.k_neighbors]
+        if not small:
+            return
+        has = [
+            f"{labels[code]!r} has {counts[code]} row{'s' * (counts[code] > 1)}"
+            for code in small[:MAX_NAMED]
+        ]
+        more = f" and {len(small) - MAX_NAMED} more" * (len(small) > MAX_NAMED)
+        warn_user(
+            f"Class {', class '.join(has)}{more}, fewer than k_neighbors + 1 = "
+            f"{self.k_neighbors + 1}: rows are used as neighbours more than once. "
+            f"Lower k_neighbors to silence this."
+        )
 
     def _sequences(self, Z, codes, wanted, rng):
         """Rows the network is trained on, and the indices of the K nearest of each."""
@@ -518,8 +544,9 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             )
         weight = np.ones(len(rows))
         if self.class_weight is not None:
-            weight = weights_by_class(self.class_weight, self.classes_[codes[rows]])
-            weight = weight / weight[train].mean()
+            labels = self.classes_[codes[rows]]
+            by_class = weights_by_class(self.class_weight, labels, self.classes_)
+            weight = by_class[codes[rows]] / by_class[codes[rows[train]]].mean()
         self._module_args = {
             "n_features": Z.shape[1],
             "n_classes": len(self.classes_),
@@ -573,23 +600,21 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         ]
 
     def _generate_class(self, Z, numbers, code, n_new, rng):
-        members, sequences = self._links[code]
+        members, sequences, donors = self._links[code]
         log_probs, vectors = self._predict(Z[members])
         rejects = self.rejection > 0 and not self.stop_when_exhausted
         n_drawn = ceil(SURPLUS * n_new) if rejects else n_new
         drawn, steps = self._draw(log_probs, code, n_drawn, rng)
-        donors = self._donors(Z[members], drawn, rng)
+        donors = donors[drawn, rng.integers(donors.shape[1], size=len(drawn))]
         # Block by block: what is in between would be several times the rows.
         made = [
             self._make_rows(Z, numbers, vectors, code, *block, rng)
             for block in (
                 (drawn[rows], steps[rows], donors[rows])
-                for rows in gen_batches(len(drawn), BLOCK_ROWS)
+                for rows in gen_batches(max(len(drawn), 1), BLOCK_ROWS)
             )
         ]
-        rows = _preprocessing.take_rows(self._rows, drawn[:0])
-        if made:
-            rows = _preprocessing.stack_rows(made[0], made[1:])
+        rows = _preprocessing.stack_rows(made[0], made[1:])
         scores = self._scores(rows, code)
         real = np.exp(log_probs[:, :, code]).mean(axis=1)
         kept = _accepted(scores, np.quantile(real, self.rejection), n_new)
@@ -606,7 +631,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
 
     def _make_rows(self, Z, numbers, vectors, code, drawn, steps, donors, rng):
         """A row each from a predicted vector and a donor's residual."""
-        members, sequences = self._links[code]
+        members, sequences, _ = self._links[code]
         parents, neighbors = members[drawn], sequences[drawn, steps]
         n_numbers = numbers.shape[1]
         new = vectors[drawn, steps, :n_numbers]
@@ -614,12 +639,11 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         new += self.residual_scale * (real - vectors[donors, steps, :n_numbers])
         new = _preprocessing.numbers_in_units(self.preprocessor_, new)
         new = _preprocessing.within(self._limits, new)
+        kept = np.isnan(numbers[parents])
         if self.keep_ties:
-            tied = numbers[parents] == numbers[neighbors]
-            new[tied] = numbers[parents][tied]
-        new[np.isnan(numbers[parents])] = np.nan
+            kept |= numbers[parents] == numbers[neighbors]
         return _preprocessing.cross_rows(
-            self._rows, parents, neighbors, self.is_categorical_, new, rng
+            self._rows, parents, neighbors, self.is_categorical_, new, kept, rng
         )
 
     def _predict(self, Z):
@@ -657,21 +681,9 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
                     f"stop_when_exhausted=False to meet sampling_strategy."
                 )
         else:
-            weight = np.exp(
-                self.certainty * log_probs[:, :, code].astype(float)
-            ).ravel()
-            drawn = rng.choice(weight.size, n_new, p=weight / weight.sum())
-        return np.divmod(drawn, self.k_neighbors)
-
-    def _donors(self, Z, drawn, rng):
-        """For each parent itself or one of its nearest of the class, at random."""
-        if len(Z) == 1:
-            return drawn
-        k = min(self.k_neighbors, len(Z) - 1)
-        search = _neighbors.make_search("exact", Z, self.n_jobs)
-        own = np.arange(len(Z))
-        near = np.column_stack([own, _neighbors.nearest_others(search, Z, own, k)])
-        return near[drawn, rng.integers(k + 1, size=len(drawn))]
+            logits = self.certainty * log_probs[:, :, code].astype(float).ravel()
+            drawn = rng.choice(logits.size, n_new, p=softmax(logits))
+        return np.divmod(drawn, log_probs.shape[1])
 
 
 def _accepted(scores, threshold, n_kept):

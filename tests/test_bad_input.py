@@ -1,5 +1,6 @@
 """What cannot be used is refused with words that help, and nothing is half done."""
 
+import datetime
 import re
 import warnings
 from collections import Counter
@@ -10,6 +11,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import NotFittedError
@@ -930,3 +932,45 @@ def test_searches_that_hold_too_few_rows():
         neighbors="subsets", n_subsets=1, subset_size=3, n_neighbors=3
     )
     refused(model, X, y, "n_subsets=1 subsets of subset_size=3 hold 3 different rows")
+
+
+@every_estimator
+def test_strings_that_are_no_table(estimator):
+    _, y = data()
+    words = pd.Series(["word"] * len(y))
+    refused(estimator, words, y, "Expected 2D array, got 1D")
+
+
+@neighbor_classifiers
+def test_a_path_is_no_list_of_paths(estimator):
+    _, y = data()
+    refused(estimator, "a.npy", y, "Expected 2D array, got 0D array instead")
+
+
+@every_estimator
+def test_dates_as_objects(estimator):
+    X, y = data()
+    frame = pd.DataFrame(X, columns=list("abcd")).astype({"b": object})
+    frame["b"] = [datetime.date(2024, 1, 1)] * len(y)
+    refused(estimator, frame, y, "holds values that are no numbers in column 'b'")
+
+
+@each_classifier
+def test_balanced_weights_do_not_count_rows_of_weight_zero(estimator):
+    X, y = data()
+    model = clone(estimator).set_params(class_weight="balanced")
+    half = np.arange(len(y)) < len(y) - 25
+    weighted = clone(model).fit(X, y, sample_weight=half.astype(float))
+    alone = model.fit(X[half], y[half])
+    assert_array_equal(weighted.predict_proba(X), alone.predict_proba(X))
+
+
+@each_classifier
+def test_many_levels_where_metadata_is_routed(estimator):
+    X, y = data()
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    frame["city"] = [f"city {i % 70}" for i in range(len(y))]
+    expected = clone(estimator).fit(frame, y).predict_proba(frame)
+    with config_context(enable_metadata_routing=True):
+        model = clone(estimator).fit(frame, y)
+    assert_array_equal(model.predict_proba(frame), expected)

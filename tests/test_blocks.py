@@ -234,8 +234,33 @@ def test_what_is_no_table_of_numbers(tmp_path, rows):
     ):
         Blocks(unknown, 100)
     parquet_part(tmp_path / "s.parquet", [["x"] * 4])
-    with pytest.raises(ValueError, match=r"s\.parquet' has the dtype"):
+    with pytest.raises(ValueError, match=r"Column 'a' of part .*s\.parquet' has the"):
         Blocks([tmp_path / "s.parquet"], 100)
+
+
+@pytest.mark.parametrize("values", [["x"] * 5, pd.date_range("2024", periods=5)])
+def test_a_parquet_column_of_no_numbers(tmp_path, rows, values):
+    frame = pd.DataFrame(rows[:5], columns=list("abcd"))
+    frame.assign(c=pd.Categorical(values)).to_parquet(tmp_path / "c.parquet")
+    frame.assign(c=values).to_parquet(tmp_path / "d.parquet")
+    for name in ("c", "d"):
+        with pytest.raises(ValueError, match=r"Column 'c' of part .* must be numbers"):
+            Blocks([tmp_path / f"{name}.parquet"], 100)
+
+
+def test_a_parquet_file_with_the_index_of_a_frame(tmp_path, rows):
+    frame = pd.DataFrame(rows, columns=list("abcd")).sample(frac=1, random_state=0)
+    frame.to_parquet(tmp_path / "a.parquet")
+    blocks = Blocks([tmp_path / "a.parquet"], 200)
+    assert blocks.columns == list("abcd")
+    assert_array_equal(all_rows(blocks), frame)
+
+
+def test_an_empty_parquet_part(tmp_path, rows):
+    parts = [tmp_path / f"{name}.parquet" for name in "abc"]
+    for path, part in zip(parts, [rows[:0], rows, rows[:0]], strict=True):
+        parquet_part(path, part)
+    assert_array_equal(all_rows(Blocks(parts, 200)), rows)
 
 
 # -------------------------------------------------------------------------- writing

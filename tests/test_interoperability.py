@@ -1239,7 +1239,7 @@ def test_class_of_one_or_two_rows(size):
     rows = np.sort(np.concatenate([np.flatnonzero(y == 0), np.flatnonzero(y)[:size]]))
     y = np.where(y == 0, 0, 1)[rows]
     with pytest.warns(
-        UserWarning, match=f"Class 1 has {size} rows, fewer than"
+        UserWarning, match=f"Class 1 has {size} rows?, fewer than"
     ) as seen:
         X_new, y_new = clone(SAMPLER).fit_resample(X[rows], y)
     assert len(seen) == 1

@@ -126,7 +126,7 @@ def test_it_is_an_ordinary_fit_in_the_end(tmp_path, model):
 @each_model
 def test_it_learns_about_as_well_as_in_memory(model):
     X, y = data(3000)
-    model = clone(model).set_params(max_epochs=10, n_subsets=20)
+    model = clone(model).set_params(max_epochs=20, n_subsets=20)
     in_memory = clone(model).fit(X[:2000], y[:2000]).score(X[2000:], y[2000:])
     score = by_block(model).fit(X[:2000], y[:2000]).score(X[2000:], y[2000:])
     assert in_memory > 0.8
@@ -422,8 +422,11 @@ def test_labels_are_checked(tmp_path):
 def test_another_number_of_columns_in_predict(tmp_path):
     X, y = data()
     fitted = clone(SEQ2SEQ).fit(X[:, :5], y)
-    for source in sources(tmp_path, X).values():
+    for name, source in sources(tmp_path, X).items():
         with pytest.raises(ValueError, match=r"X has 6 features, but .* expecting 5"):
+            if name == "parquet":
+                with pytest.warns(UserWarning, match="X has feature names"):
+                    fitted.predict(source)
             fitted.predict(source)
     with pytest.raises(NotFittedError):
         clone(SEQ2SEQ).predict(source)
@@ -649,3 +652,47 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["fit.checkpoint"]
+
+
+def test_names_of_the_columns_of_parquet(files_of_names):
+    """Fitted on one order, asked in another: refused, whatever holds the rows."""
+    X, y, right, wrong = files_of_names
+    model = clone(SEQ2SEQ).fit([right], y)
+    assert model.feature_names_in_.tolist() == list("abcdef")
+    expected = model.predict_proba([right])
+    frame = pd.DataFrame(X, columns=list("abcdef"))
+    assert_array_equal(model.predict_proba(frame), expected)
+    for rows in ([wrong], frame[list("fedcba")]):
+        with pytest.raises(ValueError, match="Feature names must be in the same order"):
+            model.predict(rows)
+    model = clone(SEQ2SEQ).fit(frame, y)
+    with pytest.raises(ValueError, match="Feature names must be in the same order"):
+        model.predict_proba([wrong])
+
+
+@pytest.fixture
+def files_of_names(tmp_path):
+    X, y = data()
+    frame = pd.DataFrame(X, columns=list("abcdef"))
+    paths = tmp_path / "right.parquet", tmp_path / "wrong.parquet"
+    frame.to_parquet(paths[0])
+    frame[list("fedcba")].to_parquet(paths[1])
+    return X, y, *paths
+
+
+@pytest.mark.parametrize("out_of_core", [True, "auto"])
+def test_fewer_different_rows_than_neighbours(out_of_core):
+    X = np.repeat([[0.0], [1.0]], 50, axis=0)
+    y = np.repeat([0, 1], 50)
+    model = clone(SEQ2SEQ).set_params(
+        neighbors="subsets", n_neighbors=5, out_of_core=out_of_core, max_epochs=20
+    )
+    assert model.fit(X, y).score(X, y) == 1
+
+
+@each_model
+def test_out_that_is_no_array(model):
+    X, y = data()
+    model = clone(model).fit(X, y)
+    with pytest.raises(ValueError, match="out has the shape list, but needs"):
+        model.predict_proba(X, out=[0] * len(X))

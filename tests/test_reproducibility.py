@@ -1,5 +1,6 @@
 """The same seed gives the same result to the bit, whatever goes on around it."""
 
+import pickle
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -137,6 +138,15 @@ def test_global_state_is_left_alone(name):
     result(name)
     assert streams() == before
     result(name)
+    assert streams() == before
+
+
+@three_classifiers
+def test_global_state_is_left_alone_by_a_pickle(name):
+    X, y = data()
+    saved = pickle.dumps(clone(CLASSIFIERS[name]).fit(X, y))
+    before = streams()
+    pickle.loads(saved).predict(X)
     assert streams() == before
 
 

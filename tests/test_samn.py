@@ -182,6 +182,57 @@ def test_without_any_attention():
     assert model.diagnostics_["attention_entropy"] is None
 
 
+@pytest.mark.parametrize("params", [{"n_prototypes": 1}, {"head": "linear"}])
+def test_attention_of_the_block_that_auto_makes(params):
+    X, y = blobs()
+    model = fitted(X, y, **params)
+    # What the fitted network has counts, not what is set for the next.
+    model.set_params(n_attention_blocks=0, head="linear")
+    weights, _ = model.attention(X, top_k=1000)
+    assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
+    assert len(model.explain(X[:2], n_samples=1)) == 2
+
+
+def test_embedding_without_a_memory():
+    X, y = blobs()
+    model = fitted(X, y, head="linear", n_attention_blocks=0, dtype="float64")
+    module = model.net_.module_
+    scores = module.linear(torch.from_numpy(model.embed(X))[None]) + module.bias
+    probabilities = scores.softmax(2)[0].detach().numpy()
+    assert_allclose(model.predict_proba(X), probabilities, rtol=1e-10)
+
+
+def test_weights_that_all_but_vanish():
+    """Exponential decay over years: too small for a float of 32 bits."""
+    X, y = blobs()
+    decay = 0.5 ** (np.arange(len(X)) * 4.0)
+    assert 0 < decay.min() < 1e-140
+    model = SAMNClassifier(max_epochs=2, random_state=0)
+    model.fit(X, y, sample_weight=decay)
+    assert np.isfinite(model.predict_proba(X)).all()
+    assert len(model.support_) == len(X)
+
+
+def test_labels_of_equal_rows():
+    X, y = blobs()
+    X[:3], y[:3] = X[0], ["a", "b", "b"]
+    model = fitted(X, y)
+    assert model.support_[0] == 0
+    assert model.support_labels_[0] == "b"
+
+
+@pytest.mark.parametrize("class_weight", [{"b": 2, "c": 3}, {"a": 1, "b": 1, "c": 0}])
+def test_class_weights_of_classes_that_a_chunk_lacks(class_weight):
+    X, y = blobs()
+    X, y, classes = X[y < "c"], y[y < "c"], ["a", "b", "c"]
+    model = SAMNClassifier(class_weight=class_weight, random_state=0)
+    model.partial_fit(X, y, classes=classes)
+    equal = np.array([class_weight.get(label, 1.0) for label in y])
+    other = SAMNClassifier(random_state=0)
+    other.partial_fit(X, y, classes=classes, sample_weight=equal)
+    assert_array_equal(model.predict_proba(X), other.predict_proba(X))
+
+
 def test_diagnostics():
     X, y = blobs()
     model = fitted(X, y, max_epochs=20, early_stopping=True)

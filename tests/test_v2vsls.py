@@ -8,7 +8,7 @@ from pandas.testing import assert_frame_equal
 from scipy import sparse
 from sklearn.base import clone
 
-from sklearn_samn import V2VSLS
+from sklearn_samn import V2VSLS, _neighbors
 
 SAMPLER = V2VSLS(max_epochs=2, random_state=0)
 
@@ -303,7 +303,7 @@ def test_sample_before_and_after_nothing_to_make():
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_tiny_classes_of_a_table(size):
     X, y = table((60, size))
-    with pytest.warns(UserWarning, match=f"Class 1 has {size} rows") as seen:
+    with pytest.warns(UserWarning, match=f"Class 1 has {size} row") as seen:
         _, X_new, y_new = resampled(X, y)
     assert len(seen) == 1
     assert np.bincount(y_new).tolist() == [60, 60]
@@ -311,3 +311,103 @@ def test_tiny_classes_of_a_table(size):
     if size == 1:
         copies = X_new.iloc[61:].astype(object).where(X_new.iloc[61:].notna(), None)
         assert len(copies.drop_duplicates()) == 1
+
+
+def test_one_warning_for_many_tiny_classes():
+    X, y = numbers((30, *[2] * 8))
+    message = r"Class 1 has 2 rows, class 2 .* class 5 has 2 rows and 3 more, fewer"
+    with pytest.warns(UserWarning, match=message) as seen:
+        resampled(X, y)
+    assert len(seen) == 1
+
+
+# --- values that floats do not hold
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "Int64"])
+def test_whole_numbers_beyond_the_precision_of_floats(dtype):
+    X, y = numbers()
+    largest = np.iinfo(dtype.lower()).max
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": X[:, 0], "y": X[:, 1]})
+    frame["sentinel"] = pd.array(
+        np.where(rng.random(80) < 0.5, largest, 7), dtype=dtype
+    )
+    frame["constant"] = pd.array([1_700_000_000_000_000_001] * 80, dtype=dtype)
+    sampler, X_new, _ = resampled(frame, y)
+    new = X_new.iloc[80:]
+    assert (new["constant"] == 1_700_000_000_000_000_001).all()
+    assert new["sentinel"].between(7, largest).all()
+    parents = frame["sentinel"].iloc[sampler.parent_indices_].to_numpy()
+    neighbors = frame["sentinel"].iloc[sampler.neighbor_indices_].to_numpy()
+    tied = parents == neighbors
+    assert (new["sentinel"].to_numpy()[tied] == parents[tied]).all()
+
+
+def test_objects_keep_their_type_beside_missing_values():
+    X, y = numbers()
+    frame = pd.DataFrame({"x": X[:, 0], "y": X[:, 1]})
+    values = np.array([True, None, False, True] * 20, dtype=object)
+    frame["flag"] = pd.Series(values, dtype=object)
+    sampler, X_new, _ = resampled(frame, y, categorical_features=None)
+    new = X_new["flag"].iloc[80:]
+    assert set(map(type, new)) == {bool, type(None)}
+    parents = frame["flag"].iloc[sampler.parent_indices_]
+    assert_array_equal(new.isna(), parents.isna())
+
+
+def test_a_sparse_matrix_with_categories():
+    X, y = numbers()
+    X[:, 3] = np.arange(80) % 3
+    _, dense, _ = resampled(X, y, categorical_features=[3])
+    _, new, _ = resampled(sparse.csr_matrix(X), y, categorical_features=[3])
+    assert sparse.issparse(new)
+    assert_array_equal(new.toarray(), dense)
+    assert set(dense[:, 3]) == {0, 1, 2}
+
+
+# --- the edges of parameters
+
+
+def test_any_certainty():
+    X, y = numbers()
+    sampler, X_new, _ = resampled(X, y, certainty=1e5, rejection=0.0)
+    # Only the surest candidate is ever drawn.
+    assert len(np.unique(sampler.parent_indices_)) == 1
+    assert len(np.unique(sampler.decoder_steps_)) == 1
+    assert np.isfinite(X_new).all()
+
+
+def test_sample_where_no_candidate_is_left():
+    X, y = numbers((198, 2))
+    with pytest.warns(UserWarning):
+        sampler, X_new, _ = resampled(
+            X, y, max_epochs=1, class_weight=None, stop_when_exhausted=True
+        )
+    assert len(X_new) == len(X)
+    with pytest.warns(UserWarning, match="gets 0 of the 5 rows"):
+        rows, labels = sampler.sample(5)
+    assert rows.shape == (0, 4)
+    assert labels.shape == (0,)
+
+
+def test_sample_of_a_label_that_is_none():
+    X, y = numbers()
+    sampler, *_ = resampled(X, y)
+    with pytest.raises(ValueError, match=r"y=\[1\] is no class"):
+        sampler.sample(2, y=[1])
+
+
+def test_sample_searches_no_neighbours(monkeypatch):
+    X, y = numbers()
+    sampler, *_ = resampled(X, y)
+    monkeypatch.setattr(_neighbors, "make_search", None)
+    assert len(sampler.sample(3)[0]) == 3
+
+
+def test_nothing_is_left_of_a_call_before():
+    X, y = numbers()
+    sampler, *_ = resampled(X, y, early_stopping=True)
+    assert sampler.validation_scores_
+    sampler.fit_resample(X[:40], np.repeat([0, 1], 20))
+    assert not hasattr(sampler, "validation_scores_")

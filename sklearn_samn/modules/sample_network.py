@@ -164,8 +164,12 @@ class SampleNetwork(nn.Module):
         return self(x).logits.softmax(2).mean(0)
 
     def embed(self, x):
-        """Rows as the memory stores them, (n_members, n_samples, width of an entry)."""
-        return self._walk(x)[1]
+        """Rows as the memory stores them, (n_members, n_samples, width of an entry).
+
+        Where nothing reads a memory, the rows that the linear layer scores.
+        """
+        h, queries, _ = self._walk(x)
+        return h if queries is None else queries
 
     def attend(self, x):
         """How each row looks at the memory in the last of its reads.

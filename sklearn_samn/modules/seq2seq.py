@@ -211,8 +211,8 @@ def _hidden(state):
     return state[0] if isinstance(state, tuple) else state
 
 
-# torch's cells multiply each input anew: for an LSTM, the default, the zero state before
-# the first and the context of every step are left out here, a third of the work.
+# torch's cells multiply each input anew. For an LSTM, the default, the state of zeros
+# before the first step and the same context in every step are left out here: a third.
 
 
 def _first_state(cell, x):
