@@ -223,6 +223,42 @@ def validate_table(estimator, X, y="no_validation", *, reset):
     return X if isinstance(y, str) else (X, y)
 
 
+def validate_blocks(estimator, X, y, *, reset):
+    """Check the shape and the labels of rows that are themselves checked when read.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Whose data it is.
+    X : Blocks of shape (n_samples, n_features)
+        Rows.
+    y : array-like of shape (n_samples,)
+        Labels.
+    reset : bool
+        Whether the number and the names of the features are to be learned.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        Labels.
+    """
+    wanted = estimator.categorical_features
+    if not (wanted is None or isinstance(wanted, str)):
+        raise ValueError(
+            f"categorical_features={wanted!r}: rows that are read by block are "
+            f"numbers alone; encode the categories before, and leave "
+            f"categorical_features='auto'."
+        )
+    header = X.named(np.empty((0, X.shape[1])))
+    validate_data(estimator, header, y, reset=reset, skip_check_array=True)
+    check_one_kind(y)
+    y = column_or_1d(y, warn=True)
+    check_consistent_length(X, y)
+    assert_all_finite(y, input_name="y")
+    check_classification_targets(y)
+    return y
+
+
 def _check_no_dates(estimator, X):
     """Raise a ValueError for dates, which scikit-learn would take for nanoseconds."""
     columns = _preprocessing.column_dtypes(X)
@@ -921,27 +957,14 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
 
     def _validate_blocks(self, X, y, sample_weight, reset):
         """Labels and weights; the rows are checked when they are read."""
-        wanted = self.categorical_features
-        if not (wanted is None or isinstance(wanted, str)):
-            raise ValueError(
-                f"categorical_features={wanted!r}: rows that are read by block are "
-                f"numbers alone; encode the categories before, and leave "
-                f"categorical_features='auto'."
-            )
         if not isinstance(self.neighbors, str):
             raise ValueError(
                 f"neighbors={self.neighbors!r}: rows that are read by block have their "
                 f"neighbours found by Algorithm 1; set neighbors='subsets'."
             )
-        header = X.named(np.empty((0, X.shape[1])))
-        validate_data(self, header, y, reset=reset, skip_check_array=True)
+        y = validate_blocks(self, X, y, reset=reset)
         if reset:
             self.is_categorical_ = None
-        check_one_kind(y)
-        y = column_or_1d(y, warn=True)
-        check_consistent_length(X, y)
-        assert_all_finite(y, input_name="y")
-        check_classification_targets(y)
         return y, self._row_weights(X, y, sample_weight)
 
     def _split_blocks(self, y, weight, size, rng):

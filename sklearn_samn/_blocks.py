@@ -245,7 +245,8 @@ class _ArrayPart:
 def _forget_pages(array):
     """Give back the pages of a mapped file, which count as the process's memory.
 
-    They stay in the system's cache. Changes of a copy-on-write mapping would be lost.
+    They stay in the system's cache, written ones until they are on the disk. Changes
+    of a copy-on-write mapping would be lost.
     """
     mapping = getattr(array, "_mmap", None)
     if mapping is not None and array.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
@@ -347,6 +348,7 @@ def write(out, start, values):
     stop = start + len(values)
     try:
         out[start:stop] = values
+        _forget_pages(out)
     except Exception as error:
         raise OSError(
             f"Rows {start} to {stop - 1} cannot be written into out: {error}. The rows "

@@ -6,19 +6,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from imblearn.over_sampling.base import BaseOverSampler
-from imblearn.utils import check_target_type
+from imblearn.utils import check_sampling_strategy, check_target_type
 from scipy import sparse
 from scipy.special import softmax
 from sklearn.utils import check_random_state, check_scalar, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from . import _neighbors, _preprocessing, _training
+from . import _blocks, _neighbors, _preprocessing, _training
 from ._base import (
+    MAX_SAMPLE_ROWS,
     NeuralMixin,
     check_one_kind,
     stratified_holdout,
     unchanged_on_failure,
+    validate_blocks,
     validate_finite,
     validate_table,
     warn_user,
@@ -28,6 +30,9 @@ from .modules import NeighborSequenceLoss, Seq2SeqNetwork
 
 # Rows of each class that is not resampled which the network is shown.
 MIN_CONTEXT, MAX_CONTEXT = 200, 2000
+# Rows of a class that gets some, where rows are read by block: those that are learned
+# from and are parents.
+MAX_PARENTS = 20_000
 # Rows that are made at a time.
 BLOCK_ROWS = 8192
 # Classes that a warning names.
@@ -333,16 +338,21 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             X, y = validate_table(self, X, y, reset=True)
         return X, y, binarize_y
 
-    def fit_resample(self, X, y, **params):
+    def fit_resample(self, X, y, *, out=None, **params):
         """Train the network and resample.
 
         Parameters
         ----------
         X : {array-like, dataframe, sparse matrix} of shape (n_samples, n_features)
             Rows: numbers, NaN where one is missing, and categories as
-            ``categorical_features`` says. A sparse matrix is made dense inside.
+            ``categorical_features`` says. A sparse matrix is made dense inside. With
+            ``out`` anything that :meth:`resample_blocks` reads.
         y : array-like of shape (n_samples,)
             Class labels, at least two classes.
+        out : array-like of shape (n_samples_new, n_features), default=None
+            Where to put the rows, which are then read and made by block, as
+            :meth:`resample_blocks` does: anything that takes ``out[start:stop] =
+            rows``, such as a :class:`numpy.memmap`.
         **params : dict
             None; there for imbalanced-learn's interface.
 
@@ -350,21 +360,148 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         -------
         X_resampled : {ndarray, dataframe, sparse matrix} of shape \
                 (n_samples_new, n_features)
-            The rows of X, unchanged and in order, then the synthetic ones.
+            The rows of X, unchanged and in order, then the synthetic ones; ``out``
+            where that is given.
         y_resampled : ndarray of shape (n_samples_new,)
             Their labels.
+
+        Raises
+        ------
+        ValueError
+            If the data cannot be used, the training diverges, or ``out`` cannot hold
+            the rows; the sampler is then as it was before the call.
+        OSError
+            If ``out`` cannot be written.
         """
+        if out is not None:
+            return self._fit_resample_into(out, X, y)
+        if _blocks.is_lazy(X):
+            raise ValueError(
+                f"{type(X).__name__} holds rows that are read by block: say by out= "
+                f"where to put them and the new ones, or take them from "
+                f"resample_blocks."
+            )
         check_one_kind(y)
         with unchanged_on_failure(self):
             return super().fit_resample(X, y, **params)
 
-    def _fit_resample(self, X, y):
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        wanted = {
+    def _fit_resample_into(self, out, X, y):
+        with unchanged_on_failure(self):
+            X, y, rng = self._learn_blocks(X, y, out)
+        labels, start = [], 0
+        for rows, of_rows in self._blocks_of(X, y, rng):
+            _blocks.write(out, start, rows)
+            labels.append(of_rows)
+            start += len(rows)
+        return out, np.concatenate(labels)
+
+    def resample_blocks(self, X, y):
+        """Train the network, then read and make rows block by block.
+
+        For data larger than memory. The network learns from at most 20,000 rows of
+        each class that gets new ones, drawn at random; those are also the parents.
+        Scaling and ranges are those of these rows and of a random sample of all. No
+        account of the rows is kept: the attributes that say where each came from are
+        not set. :meth:`sample` works as usual.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or list of path
+            Numbers without missing values: anything with shape, dtype and
+            ``X[start:stop]``, such as a :class:`numpy.memmap`, an ``h5py.Dataset``, a
+            ``zarr.Array``, a ``dask.array.Array``, or paths of ``.npy`` or
+            ``.parquet`` parts.
+        y : array-like of shape (n_samples,)
+            Class labels, at least two classes.
+
+        Returns
+        -------
+        iterator of (ndarray of shape (n_rows, n_features), ndarray of shape (n_rows,))
+            Rows and their labels: all of X in order, then the synthetic ones, in the
+            numbers that ``sampling_strategy`` asks for.
+
+        Raises
+        ------
+        ValueError
+            If the data cannot be used or the training diverges; the sampler is then as
+            it was before the call.
+        """
+        with unchanged_on_failure(self):
+            X, y, rng = self._learn_blocks(X, y)
+        return self._blocks_of(X, y, rng)
+
+    def _learn_blocks(self, X, y, out=None):
+        """Learn from a sample of the rows; the rows, their labels, and a generator."""
+        self._validate_params()
+        if self.stop_when_exhausted:
+            raise ValueError(
+                "stop_when_exhausted=True needs all candidates at once: rows that are "
+                "made by block cannot have it, set stop_when_exhausted=False."
+            )
+        X = _blocks.Blocks(X, _blocks.BLOCK_BYTES)
+        y = validate_blocks(self, X, y, reset=True)
+        self.is_categorical_ = np.zeros(X.shape[1], dtype=bool)
+        self.classes_ = np.unique(y)
+        # As few bytes as can be: there is one for each row of the file.
+        codes = np.searchsorted(self.classes_, y)
+        codes = codes.astype(np.min_scalar_type(len(self.classes_)))
+        strategy = check_sampling_strategy(
+            self.sampling_strategy, y, self._sampling_type
+        )
+        self.sampling_strategy_ = strategy
+        wanted = self._wanted()
+        if out is not None:
+            shape = (X.shape[0] + int(sum(wanted.values())), X.shape[1])
+            _blocks.check_out(out, shape, np.array([0.5], dtype=X.dtype))
+        self._forget()
+        rng = np.random.default_rng(self._seed())
+        sample, members = self._draw_rows(codes, wanted, X, rng)
+        # The pass that validates every row.
+        rows, table = X.gather(sample, members)
+        if wanted:
+            self._learn(
+                table,
+                codes[members].astype(np.int64),
+                wanted,
+                rng,
+                scale_on=(rows, codes[sample]),
+            )
+        return X, y, rng
+
+    def _draw_rows(self, codes, wanted, X, rng):
+        """Rows to scale by, and rows to learn from."""
+        size = min(X.count_rows_in(_blocks.BUFFER_BYTES), MAX_SAMPLE_ROWS, len(codes))
+        sample = rng.choice(len(codes), size, replace=False)
+        members = []
+        for code in range(len(self.classes_)):
+            rows = np.flatnonzero(codes == code)
+            size = min(len(rows), MAX_PARENTS if code in wanted else MAX_CONTEXT)
+            members.append(rng.choice(rows, size, replace=False))
+        return np.sort(sample), np.sort(np.concatenate(members))
+
+    def _blocks_of(self, X, y, rng):
+        """Rows of X with their labels, then synthetic ones."""
+        for start, rows in X:
+            yield rows, y[start : start + len(rows)]
+        for code, n_new in self._wanted().items():
+            Z, numbers = self._seen_rows()
+            predicted = self._predict(Z[self._links[code][0]])
+            for block in gen_batches(n_new, BLOCK_ROWS):
+                size = block.stop - block.start
+                made = self._generate_class(Z, numbers, predicted, code, size, rng)
+                yield made.rows, self.classes_[[code]].repeat(size).astype(y.dtype)
+
+    def _wanted(self):
+        """Rows to make of each class, by its code."""
+        return {
             int(np.searchsorted(self.classes_, label)): n_new
             for label, n_new in self.sampling_strategy_.items()
             if n_new > 0
         }
+
+    def _fit_resample(self, X, y):
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        wanted = self._wanted()
         made = []
         if wanted:
             rng = np.random.default_rng(self._seed())
@@ -384,6 +521,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             *("_net", "_weights", "n_iter_", "history_", "loss_curve_"),
             "validation_scores_",
             *("preprocessor_", "_rows", "_row_indices", "_links", "_limits"),
+            *("parent_indices_", "neighbor_indices_", "decoder_steps_"),
+            *("label_probabilities_", "acceptance_scores_"),
         ):
             vars(self).pop(name, None)
 
@@ -446,14 +585,21 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             )
         return learned[y]
 
-    def _learn(self, table, codes, wanted, rng):
-        """Preprocess, find the neighbours, train; keep what new rows are made from."""
+    def _learn(self, table, codes, wanted, rng, scale_on=None):
+        """Preprocess, find the neighbours, train; keep what new rows are made from.
+
+        ``scale_on`` are rows and their codes where those of ``table`` are not all.
+        """
         self._warn_of_small_classes(codes, wanted)
         seed = int(rng.integers(np.iinfo(np.int32).max))
         self.preprocessor_ = _preprocessing.make_preprocessor(
             table, codes, self.is_categorical_, self.scaling, "float32", seed
         )
-        Z = _preprocessing.fit_transform(self.preprocessor_, table, codes)
+        if scale_on is None:
+            Z = _preprocessing.fit_transform(self.preprocessor_, table, codes)
+        else:
+            self.preprocessor_.fit(*scale_on)
+            Z = _preprocessing.transform(self.preprocessor_, table)
         rows, sequences = self._sequences(Z, codes, wanted, rng)
         self._fit_network(Z, codes, rows, sequences, seed, rng)
         self._limits = _preprocessing.observed_limits(self._numbers(table))
@@ -592,16 +738,22 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
 
     def _generate(self, wanted, rng):
         """Synthetic rows of each class of ``wanted``."""
-        Z = _preprocessing.transform(self.preprocessor_, self._rows)
-        numbers = self._numbers(self._rows).astype(float)
-        return [
-            self._generate_class(Z, numbers, code, n_new, rng)
-            for code, n_new in wanted.items()
-        ]
+        Z, numbers = self._seen_rows()
+        made = []
+        for code, n_new in wanted.items():
+            predicted = self._predict(Z[self._links[code][0]])
+            made.append(self._generate_class(Z, numbers, predicted, code, n_new, rng))
+        return made
 
-    def _generate_class(self, Z, numbers, code, n_new, rng):
+    def _seen_rows(self):
+        """Rows that new ones are made from, as the network sees them and as numbers."""
+        Z = _preprocessing.transform(self.preprocessor_, self._rows)
+        return Z, self._numbers(self._rows).astype(float)
+
+    def _generate_class(self, Z, numbers, predicted, code, n_new, rng):
+        """Rows of a class from what is predicted for each of its rows."""
+        log_probs, vectors = predicted
         members, sequences, donors = self._links[code]
-        log_probs, vectors = self._predict(Z[members])
         rejects = self.rejection > 0 and not self.stop_when_exhausted
         n_drawn = ceil(SURPLUS * n_new) if rejects else n_new
         drawn, steps = self._draw(log_probs, code, n_drawn, rng)

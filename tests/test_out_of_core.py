@@ -23,7 +23,14 @@ from sklearn.datasets import make_classification
 from sklearn.exceptions import NotFittedError
 from sklearn.neighbors import NearestNeighbors
 
-from sklearn_samn import KNNSeq2SeqClassifier, MemNetKNNClassifier, _base, _blocks
+from sklearn_samn import (
+    V2VSLS,
+    KNNSeq2SeqClassifier,
+    MemNetKNNClassifier,
+    _base,
+    _blocks,
+    _v2vsls,
+)
 from sklearn_samn._training import BatchDataset, BufferDataset, BufferedBatches
 
 PARAMS = {
@@ -696,3 +703,135 @@ def test_out_that_is_no_array(model):
     model = clone(model).fit(X, y)
     with pytest.raises(ValueError, match="out has the shape list, but needs"):
         model.predict_proba(X, out=[0] * len(X))
+
+
+# -------------------------------------------------------------------------- the sampler
+
+SAMPLER = V2VSLS(max_epochs=2, device="cpu", random_state=0)
+
+
+def imbalanced(n_samples=400):
+    X, y = data(n_samples)
+    rows = np.flatnonzero((y == 0) | (np.arange(len(y)) % 4 == 0))
+    return X[rows], np.array(["no", "maybe", "yes"])[y[rows]]
+
+
+def test_resampling_by_block_fills_an_array(tmp_path):
+    X, y = imbalanced()
+    counts = {label: int((y == label).sum()) for label in np.unique(y)}
+    most = max(counts.values())
+    found = {}
+    for name, source in sources(tmp_path, X).items():
+        out = np.lib.format.open_memmap(
+            tmp_path / "out.npy", "w+", np.float32, (3 * most, 6)
+        )
+        found[name], labels = clone(SAMPLER).fit_resample(source, y, out=out)
+        assert found[name] is out
+        assert_array_equal(out[: len(X)], X)
+        assert_array_equal(labels[: len(X)], y)
+        assert {label: int((labels == label).sum()) for label in counts} == (
+            dict.fromkeys(counts, most)
+        )
+        found[name] = np.array(out)
+    for rows in found.values():
+        assert_array_equal(rows, found["npy"])
+    # New rows, within the range of the old, near those of their class.
+    new = found["npy"][len(X) :]
+    assert ((new >= X.min(axis=0)) & (new <= X.max(axis=0))).all()
+    # A row whose own error is given back to it is the real neighbour, one in six.
+    distinct = len(np.unique(out, axis=0)) - len(X)
+    assert distinct > (1 - 2 / 6) * len(new)
+
+
+def test_rows_by_block_are_like_those_in_memory():
+    X, y = imbalanced(3000)
+    sampler = V2VSLS(random_state=0)
+    expected, labels = sampler.fit_resample(X, y)
+    out = np.empty_like(expected)
+    assert_array_equal(sampler.fit_resample(X, y, out=out)[1], labels)
+    for label in ("maybe", "yes"):
+        in_memory, by_block = (
+            rows[len(X) :][labels[len(X) :] == label] for rows in (expected, out)
+        )
+        gaps = by_block.mean(axis=0) - in_memory.mean(axis=0)
+        assert (np.abs(gaps) < 0.2 * in_memory.std(axis=0)).all()
+        ratios = by_block.std(axis=0) / in_memory.std(axis=0)
+        assert_allclose(ratios, 1, atol=0.1)
+
+
+def test_blocks_of_rows_and_labels(tmp_path, monkeypatch):
+    monkeypatch.setattr(_v2vsls, "BLOCK_ROWS", 16)
+    X, y = imbalanced()
+    sampler = clone(SAMPLER).set_params(sampling_strategy={"yes": len(y)})
+    blocks = list(sampler.resample_blocks(sources(tmp_path, X)["zarr"], y))
+    assert all(len(rows) == len(labels) <= 20 for rows, labels in blocks)
+    rows, labels = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    out = np.empty_like(rows)
+    assert_array_equal(clone(sampler).fit_resample(X, y, out=out)[1], labels)
+    assert_array_equal(out, rows)
+    assert (labels == "yes").sum() == len(y)
+    assert not hasattr(sampler, "parent_indices_")
+    assert sampler.sample(3)[1].tolist() == ["yes"] * 3
+
+
+def test_a_sample_of_the_parents(monkeypatch):
+    monkeypatch.setattr(_v2vsls, "MAX_PARENTS", 10)
+    monkeypatch.setattr(_v2vsls, "MIN_CONTEXT", 12)
+    monkeypatch.setattr(_v2vsls, "MAX_CONTEXT", 12)
+    X, y = imbalanced()
+    sampler = clone(SAMPLER).set_params(residual_scale=0.0, rejection=0.0)
+    rows, labels = zip(*sampler.resample_blocks(X, y), strict=True)
+    new = np.concatenate(rows)[len(y) :][np.concatenate(labels)[len(y) :] == "yes"]
+    # Without residuals a row is one of K predictions for one of ten parents.
+    assert 10 < len(np.unique(new, axis=0)) <= 50
+
+
+def test_what_resampling_by_block_refuses(tmp_path):
+    X, y = imbalanced()
+    sampler = clone(SAMPLER)
+    h5 = sources(tmp_path, X)["h5py"]
+    n_new = 3 * max(np.unique(y, return_counts=True)[1])
+    match = rf"out has the shape \(7, 6\), but needs \({n_new}, 6\)"
+    with pytest.raises(ValueError, match=match):
+        sampler.fit_resample(h5, y, out=np.empty((7, 6)))
+    with pytest.raises(ValueError, match="out has the dtype int64, which cannot hold"):
+        sampler.fit_resample(h5, y, out=np.empty((n_new, 6), dtype=np.int64))
+    with pytest.raises(ValueError, match="Dataset holds rows that are read by block"):
+        sampler.fit_resample(h5, y)
+    with pytest.raises(ValueError, match="Found input variables with inconsistent"):
+        sampler.resample_blocks(h5, y[:-1])
+    with pytest.raises(ValueError, match="needs all candidates at once"):
+        clone(sampler).set_params(stop_when_exhausted=True).resample_blocks(h5, y)
+    with pytest.raises(ValueError, match="'k_neighbors' parameter"):
+        clone(sampler).set_params(k_neighbors=0).resample_blocks(h5, y)
+    with pytest.raises(ValueError, match="encode the categories before"):
+        clone(sampler).set_params(categorical_features=[0]).resample_blocks(h5, y)
+    X[100, 2] = np.nan
+    with pytest.raises(ValueError, match="Row 100 of X contains NaN in column 2"):
+        sampler.resample_blocks(X, y)
+    assert not hasattr(sampler, "classes_")
+
+
+def test_a_balanced_file_is_copied():
+    X, y = data(90)
+    y = np.arange(90) % 3
+    out = np.empty_like(X)
+    clone(SAMPLER).fit_resample(X, y, out=out)
+    assert_array_equal(out, X)
+
+
+def test_a_disk_that_fills_up_while_resampling():
+    class Full:
+        shape, dtype = (0, 6), np.dtype(np.float32)
+
+        def __setitem__(self, rows, values):
+            if rows.stop > 60:
+                raise OSError(28, "No space left on device")
+
+    X, y = imbalanced()
+    out = Full()
+    out.shape = (3 * max(np.unique(y, return_counts=True)[1]), 6)
+    with pytest.raises(
+        OSError, match=r"Rows 60 to 79 cannot be written into out: .*28"
+    ):
+        clone(SAMPLER).fit_resample(X, y, out=out)
