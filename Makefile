@@ -10,6 +10,7 @@ TORCH ?= torch==2.13.0
 
 .PHONY: demo test test-oldest lint doc clean
 .PHONY: bench-engine bench-classifiers bench-samn-cost reproduce-samn
+.PHONY: bench-data-parallel
 .PHONY: bench-oversampling bench-oversampling-speed bench-out-of-core
 .PHONY: reproduce-oversampling reproduce-neighbors bench-neighbors
 .PHONY: bench-neighbor-networks
@@ -50,7 +51,10 @@ bench-classifiers: $(VENV)/.benchmarks
 bench-samn-cost: $(VENV)/.benchmarks
 	$(VENV)/bin/python benchmarks/bench_samn_cost.py --data-dir $(DATA_DIR)
 
-# Takes 5 GB of the folder for temporary files, and hours.
+bench-data-parallel: $(VENV)/.benchmarks
+	$(VENV)/bin/python benchmarks/bench_data_parallel.py --data-dir $(DATA_DIR)
+
+# Takes 10 GB of the folder for temporary files, and hours.
 bench-out-of-core: $(VENV)/.benchmarks
 	$(VENV)/bin/python benchmarks/bench_out_of_core.py --data-dir $(DATA_DIR)
 

@@ -8,10 +8,12 @@
     labels count. Speed is in rows a second (times the epochs), and as the share of it
     that reading the file once from start to end takes, right before; whatever the
     system has cached, it has cached for both.
-(b) Macro F1 on held-out rows of covertype, by block and in memory, same parameters.
+(b) The same of V2VSLS, whose fit_resample writes the rows and those made of the rarest
+    class, up to the count of the largest, into a .npy file.
+(c) Macro F1 on held-out rows of covertype, by block and in memory, same parameters.
 
 One CPU thread. A rerun measures what is not in the CSV yet; delete rows to repeat them.
-Writes out_of_core.csv and out_of_core_f1.csv to --out.
+Writes out_of_core.csv, out_of_core_resampling.csv and out_of_core_f1.csv to --out.
 
 Usage: python benchmarks/bench_out_of_core.py [--rows 10000000] [--folder /big/disk]
 """
@@ -41,7 +43,7 @@ from _common import (
 )
 from tqdm import tqdm
 
-from sklearn_samn import KNNSeq2SeqClassifier, MemNetKNNClassifier
+from sklearn_samn import V2VSLS, KNNSeq2SeqClassifier, MemNetKNNClassifier
 
 N_COLUMNS = 100
 STROKE = 100_000  # rows written or read at once
@@ -145,6 +147,50 @@ def print_cost(frame):
     print(markdown(table.round(3).T.astype(str)))
 
 
+def measure_resampling(paths):
+    """One fit_resample, in a process that does nothing else."""
+    with one_thread():
+        warm_up()
+        _, read_seconds = timed(read_through, paths[0])
+        before = resident_mib("VmRSS")
+        y = np.load(paths[1])
+        counts = np.bincount(y)
+        n_new = int(counts.max() - counts.min())
+        path = paths[0].parent / "resampled.npy"
+        out = np.lib.format.open_memmap(
+            path, "w+", dtype=np.float32, shape=(len(y) + n_new, N_COLUMNS)
+        )
+        sampler = V2VSLS(sampling_strategy="minority", device="cpu", random_state=0)
+        seconds, mib = peak_of(
+            lambda: sampler.fit_resample([paths[0]], y, out=out), above=before
+        )
+    path.unlink()
+    return {
+        "n_new": n_new,
+        "file_mib": paths[0].stat().st_size / 2**20,
+        "read_seconds": read_seconds,
+        "seconds": seconds,
+        "mib": mib,
+    }
+
+
+def run_resampling(args, path):
+    tasks = [{"n_rows": n_rows} for n_rows in (args.rows // 4, args.rows)]
+    spawn = multiprocessing.get_context("spawn")
+    for task in tqdm(missing(path, tasks, ("n_rows",)), unit="resampling"):
+        paths = build(args.data_dir, args.folder, task["n_rows"])
+        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+            figures = pool.submit(measure_resampling, paths).result()
+        append_row(path, {**task, **figures})
+
+
+def print_resampling(frame):
+    rows = frame["n_rows"] + frame["n_new"]
+    table = frame.assign(rows_a_second=rows / frame["seconds"])
+    print("\nV2VSLS, into a file\n")
+    print(markdown(table.round(1).T.astype(str)))
+
+
 def run_quality(args, path):
     X, y, _ = load_set(args.data_dir, "covertype_397k", classes=[0, 1, 2])
     tasks = [
@@ -181,12 +227,15 @@ def main():
     args = parser.parse_args()
 
     cost, quality = args.out / "out_of_core.csv", args.out / "out_of_core_f1.csv"
+    resampling = args.out / "out_of_core_resampling.csv"
     run_cost(args, cost)
     print_cost(pd.DataFrame(read_rows(cost)))
+    run_resampling(args, resampling)
+    print_resampling(pd.DataFrame(read_rows(resampling)))
     if args.seeds:
         run_quality(args, quality)
         print_quality(pd.DataFrame(read_rows(quality)))
-    print(f"Wrote {cost} and {quality}.")
+    print(f"Wrote {cost}, {resampling} and {quality}.")
 
 
 if __name__ == "__main__":

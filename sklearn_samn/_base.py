@@ -291,7 +291,9 @@ def _strings_named(estimator, X, columns=None):
     except (TypeError, ValueError) as error:
         if not str(error).startswith(NOT_A_NUMBER):
             raise
-        raise ValueError(_strings_message(estimator, X, columns, error)) from error
+        # A TypeError for objects that are neither, as scikit-learn's checks want it.
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(_strings_message(estimator, X, columns, error)) from error
 
 
 def _strings_message(estimator, X, columns, error):

@@ -952,7 +952,8 @@ def test_dates_as_objects(estimator):
     X, y = data()
     frame = pd.DataFrame(X, columns=list("abcd")).astype({"b": object})
     frame["b"] = [datetime.date(2024, 1, 1)] * len(y)
-    refused(estimator, frame, y, "holds values that are no numbers in column 'b'")
+    match = "values that are no numbers in column 'b'"
+    refused(estimator, frame, y, match, error=TypeError)
 
 
 @each_classifier

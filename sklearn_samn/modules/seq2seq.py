@@ -171,6 +171,8 @@ class Seq2SeqNetwork(nn.Module):
         )
         cell_class = {"lstm": nn.LSTMCell, "gru": nn.GRUCell}[cell]
         self.encoder = cell_class(self.extract.out_features, hidden_size)
+        # The sequence is one row long: the state that these would multiply is zero.
+        self.encoder.weight_hh.requires_grad_(False)
         self.feedback_size = n_features if output == "vectors" else n_classes
         self.decoder = cell_class(self.feedback_size + hidden_size, hidden_size)
         self.dropout = Dropout(dropout)
