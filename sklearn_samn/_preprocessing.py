@@ -706,9 +706,18 @@ def robust_clip(X, statistics, dtype):
 
 def undo_robust_clip(Z, statistics):
     """Rows in the units they came in; what reaches the clip maps far out, finite."""
-    Z = np.asarray(Z, dtype=float)
+    X = np.array(Z, dtype=float)
     if statistics is None:
-        return Z
+        return X
     center, scale = statistics
-    inside = np.clip(Z / CLIP, -0.999, 0.999)
-    return CLIP * inside / np.sqrt(1 - inside**2) * scale + center
+    # Block by block and in place: else most of the time goes into new memory.
+    for rows in gen_batches(max(len(X), 1), BLOCK_ROWS):
+        block = X[rows]
+        block /= CLIP
+        np.clip(block, -0.999, 0.999, out=block)
+        root = np.square(block)
+        np.subtract(1, root, out=root)
+        block /= np.sqrt(root, out=root)
+        block *= CLIP * scale
+        block += center
+    return X
