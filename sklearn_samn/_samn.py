@@ -26,6 +26,9 @@ MAX_AUTO_BATCH_SIZE = 256
 BY_SIZE = {"dropout": (0.3, 0.1), "lr": (5e-3, 6e-3), "max_epochs": (20, 16)}
 # Rows embedded at a time when the memory is filled.
 SUPPORT_BATCH = 1024
+# Rows that go through the network at a time in prediction: their scores of all entries
+# stay in the processor's cache.
+PREDICT_BATCH = 256
 # Rows whose attention over the whole memory is held at a time.
 LOOKING_BATCH = 64
 # Keeps a sum of no weights from being divided by.
@@ -99,6 +102,14 @@ class SAMNClassifier(BaseNeuralClassifier):
     n_members : int, at least 1, default=1
         Networks trained side by side whose probabilities are averaged: better
         probabilities for more time. Only used with stored samples.
+    neighbor_weight : "auto" or float in [0, 1), default="auto"
+        Share w of the ``n_neighbors`` stored rows that are nearest to a row as the
+        preprocessing leaves it: class probabilities are the network's to the power
+        1 - w times the neighbours' to the power w, normalised. Takes no training.
+        "auto" is 0.3, and 0 with a ``feature_extractor``. Only used with stored samples
+        and ``head="both"``.
+    n_neighbors : int, at least 1, default=20
+        Rows that vote, the nearer the more.
     memory_gate : "learned" or float in (0, 1], default=0.05
         Share g of the batch in the gated update M_t = (1 - g) M_(t-1) + g P_t of the
         prototypes. "learned" is the paper's recurrent gate, a sigmoid layer; a number
@@ -243,8 +254,12 @@ class SAMNClassifier(BaseNeuralClassifier):
     memory_gate="learned", label_smoothing=0.0, max_epochs=30, lr_schedule="constant",
     lr=1e-3, optimizer="adam", weight_decay=0.0, scaling="robust")``.
 
-    A pickle holds the weights and the embedded support as arrays, no optimizer state
-    and no training rows.
+    In prediction the stored rows that are nearest before any layer vote as well
+    (``neighbor_weight``): what a network smooths over, such as a value that stands for
+    a class of its own, they have not forgotten.
+
+    A pickle holds the weights and the support, embedded and as the preprocessing left
+    it, as arrays; no optimizer state.
 
     References
     ----------
@@ -285,6 +300,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         support_size=8192,
         embedding_size=64,
         n_members=1,
+        neighbor_weight="auto",
+        n_neighbors=20,
         memory_gate=0.05,
         head="both",
         loss="softmax",
@@ -326,6 +343,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         self.support_size = support_size
         self.embedding_size = embedding_size
         self.n_members = n_members
+        self.neighbor_weight = neighbor_weight
+        self.n_neighbors = n_neighbors
         self.memory_gate = memory_gate
         self.head = head
         self.loss = loss
@@ -379,6 +398,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         "support_size": [Interval(Integral, 1, None, closed="left"), None],
         "embedding_size": [Interval(Integral, 1, None, closed="left")],
         "n_members": [Interval(Integral, 1, None, closed="left")],
+        "neighbor_weight": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
+        "n_neighbors": [Interval(Integral, 1, None, closed="left")],
         "memory_gate": [StrOptions({"learned"}), Interval(Real, 0, 1, closed="right")],
         "head": [StrOptions({"both", "distance", "kernel", "linear"})],
         "loss": [StrOptions({"softmax", "squared_hinge"})],
@@ -419,7 +440,16 @@ class SAMNClassifier(BaseNeuralClassifier):
             "n_members": self.n_members,
             **self._waves(n_rows),
             "embedding_size": self.embedding_size,
+            "neighbor_weight": self._neighbor_share(),
+            "n_neighbors": self.n_neighbors,
         }
+
+    def _neighbor_share(self):
+        if self.head != "both":
+            return 0.0
+        if self.neighbor_weight == "auto":
+            return 0.0 if self.feature_extractor is not None else 0.3
+        return float(self.neighbor_weight)
 
     def _n_entries(self, n_rows):
         if n_rows == np.inf and self._goes_on("memory_size"):
@@ -575,8 +605,9 @@ class SAMNClassifier(BaseNeuralClassifier):
         parts = []
         for rows in torch.from_numpy(np.sort(index)).split(SUPPORT_BATCH):
             stored = dataset[rows][0]
-            z = module.embed(stored.pop("x"))
-            parts.append((z.transpose(0, 1), *stored.values()))
+            x = stored.pop("x")
+            kept = x[:, : module.memory.inputs.shape[1]]
+            parts.append((module.embed(x).transpose(0, 1), *stored.values(), kept))
         z, *rest = (torch.cat(part) for part in zip(*parts, strict=True))
         module.memory.fill(z.transpose(0, 1), *rest)
 
@@ -644,7 +675,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         return float(gaps.min() / np.sqrt(self.prototypes_.shape[1]))
 
     def _probabilities(self, x):
-        return self.net_.module_.probabilities(x)
+        probabilities = self.net_.module_.probabilities
+        return torch.cat([probabilities(part) for part in x.split(PREDICT_BATCH)])
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, classes=None, sample_weight=None):

@@ -726,14 +726,22 @@ def predict_batches(function, make_inputs, n_rows, batch_size=1024):
         return function(make_inputs(slice(start, start + batch_size)))
 
     starts = range(0, n_rows, batch_size)
-    # A thread a batch, not threads within a batch: the same bits on any machine.
-    flush = {"initializer": torch.set_flush_denormal, "initargs": (True,)}
-    n_workers = min(n_threads, len(starts))
-    with one_thread(), ThreadPoolExecutor(n_workers, **flush) as pool:
-        parts = list(pool.map(run, starts))
+    with one_thread():
+        parts = _map_in_threads(run, starts, min(n_threads, len(starts)))
     if isinstance(parts[0], tuple):
         return tuple(_join(part) for part in zip(*parts, strict=True))
     return _join(parts)
+
+
+def _map_in_threads(function, values, n_threads):
+    """A thread a batch, not threads within a batch: the same bits on any machine."""
+    if n_threads == 1:
+        # A thread of its own would ask the system for new memory.
+        with denormals_flushed():
+            return [function(value) for value in values]
+    flush = {"initializer": torch.set_flush_denormal, "initargs": (True,)}
+    with ThreadPoolExecutor(n_threads, **flush) as pool:
+        return list(pool.map(function, values))
 
 
 def _join(parts):

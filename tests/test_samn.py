@@ -102,6 +102,62 @@ def test_a_stored_row_decides_by_its_label():
     assert (model.predict(X) != before).mean() > 0.95
 
 
+# --- the vote of the nearest
+
+
+def test_the_vote_pools_with_the_network():
+    X, y = blobs()
+    alone = fitted(X, y, neighbor_weight=0.0, dtype="float64")
+    pooled = fitted(X, y, neighbor_weight=0.4, n_neighbors=5, dtype="float64")
+    memory = pooled.net_.module_.memory
+    # The training is the same.
+    assert torch.equal(memory.entries, alone.net_.module_.memory.entries)
+    Z = pooled.preprocessor_.transform(X)
+    assert_array_equal(memory.inputs, Z[pooled.support_])
+    vote = memory.vote(torch.from_numpy(Z), 5).numpy()
+    expected = alone.predict_proba(X) ** 0.6 * vote**0.4
+    expected /= expected.sum(axis=1, keepdims=True)
+    assert_allclose(pooled.predict_proba(X), expected, rtol=1e-9)
+
+
+def test_neighbours_know_what_the_network_smooths_over():
+    """A class that is drawn anew for each of many values of a feature."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=300)
+    value = rng.integers(300, size=3000)
+    X, y = np.column_stack([value, rng.normal(size=3000)]), labels[value]
+    score = [
+        SAMNClassifier(max_epochs=5, neighbor_weight=share, random_state=0)
+        .fit(X[:2000], y[:2000])
+        .score(X[2000:], y[2000:])
+        for share in (0.0, "auto")
+    ]
+    assert score[1] > score[0] + 0.05
+
+
+@pytest.mark.parametrize(
+    ("params", "n_inputs"),
+    [
+        ({}, 4),
+        ({"neighbor_weight": 0.0}, 0),
+        ({"head": "kernel"}, 0),
+        ({"head": "linear"}, 0),
+        ({"feature_extractor": torch.nn.Linear(4, 8)}, 0),
+        ({"feature_extractor": torch.nn.Linear(4, 8), "neighbor_weight": 0.2}, 4),
+    ],
+)
+def test_rows_are_kept_where_they_vote(params, n_inputs):
+    X, y = blobs()
+    model = fitted(X, y, **params)
+    inputs = model.net_.module_.memory.inputs
+    assert inputs.shape == (len(model.support_), n_inputs)
+    model.partial_fit(X[:30] + 9, y[:30])
+    Z = model.preprocessor_.transform(np.concatenate([X, X[:30] + 9]))
+    assert model.support_.max() == 149
+    inputs = model.net_.module_.memory.inputs
+    assert_array_equal(inputs, Z[model.support_, :n_inputs])
+
+
 # --- what can be asked
 
 

@@ -3,7 +3,11 @@
 import torch
 from torch import nn
 
-from .attention import squared_distances
+from .attention import TINY, squared_distances
+
+# Of the vote of the nearest: the scale of its weights as a share of the mean distance,
+# the share of the prior, and the rows that are compared with the memory at a time.
+BANDWIDTH, PRIOR_SHARE, VOTE_BATCH = 0.15, 0.05, 128
 
 
 class PrototypeMemory(nn.Module):
@@ -124,11 +128,15 @@ class SampleMemory(nn.Module):
         Number of entries.
     n_members : int, default=1
         Networks that embed each row, see :class:`SampleNetwork`.
+    n_inputs : int, default=0
+        Width of the rows before they are embedded, kept for :meth:`vote`.
 
     Attributes
     ----------
     entries : Tensor of shape (n_members, size, n_features)
         The embeddings.
+    inputs : Tensor of shape (size, n_inputs)
+        The rows as they came.
     labels : Tensor of shape (size, n_classes)
         The share of each class in an entry: one for the class of its row, or the shares
         among equal rows that are stored as one.
@@ -142,7 +150,7 @@ class SampleMemory(nn.Module):
     **Shape**
 
     - z: (n_members, n_samples, n_features), labels: (n_samples, n_classes), weight and
-      row: (n_samples,)
+      row: (n_samples,), x: (n_samples, n_inputs)
 
     Examples
     --------
@@ -160,9 +168,10 @@ class SampleMemory(nn.Module):
     [-1, 1]
     """
 
-    def __init__(self, n_classes, n_features, size, *, n_members=1):
+    def __init__(self, n_classes, n_features, size, *, n_members=1, n_inputs=0):
         super().__init__()
         self.register_buffer("entries", torch.zeros(n_members, size, n_features))
+        self.register_buffer("inputs", torch.zeros(size, n_inputs))
         self.register_buffer("labels", torch.zeros(size, n_classes))
         self.register_buffer("log_weight", torch.zeros(size))
         self.register_buffer("rows", torch.full((size,), -1))
@@ -202,15 +211,16 @@ class SampleMemory(nn.Module):
         return self.places[row - self.first]
 
     @torch.no_grad()
-    def write(self, z, labels, weight, row):
-        """Store the rows of a batch, detached."""
+    def write(self, z, labels, weight, row, x=None):
+        """Store the rows of a batch, detached; ``x`` are the rows before embedding."""
         size = len(self.rows)
+        x = self.inputs.new_empty(len(row), 0) if x is None else x
         if self.own_places:
             place = self.places[row]
         else:
             # Of a batch larger than the memory the last rows stay.
             z, labels = z[:, -size:], labels[-size:]
-            weight, row = weight[-size:], row[-size:]
+            weight, row, x = weight[-size:], row[-size:], x[-size:]
             place = (self.next + torch.arange(len(row), device=row.device)) % size
             self.next += len(row)
             self._forget(place, row)
@@ -220,6 +230,7 @@ class SampleMemory(nn.Module):
         self.labels = self.labels.index_copy(0, place, labels)
         self.log_weight[place] = weight.log()
         self.rows[place] = row
+        self.inputs[place] = x
         # Of a row that is there twice the last stays.
         self.rows[place[self.places[row - self.first] != place]] = -1
 
@@ -231,8 +242,77 @@ class SampleMemory(nn.Module):
         self.rows[stale[stale >= 0]] = -1
 
     @torch.no_grad()
-    def fill(self, z, labels, weight, row):
+    def fill(self, z, labels, weight, row, x=None):
         """Hold these rows and no others, whatever the size before."""
+        self.inputs = self.inputs.new_empty(len(row), 0) if x is None else x
         self.entries, self.labels = z.detach(), labels
         self.log_weight, self.rows = weight.log().to(z.dtype), row
         self.next.zero_()
+
+    def vote(self, x, n_neighbors=20):
+        """Class shares among the stored rows that are nearest as they came.
+
+        A row's weight falls from that of the nearest, exponentially with the distance,
+        to zero at that of the last; the scale is the mean distance, so that sparse and
+        dense regions are alike. A twentieth is the share of the class in the memory.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_inputs)
+            Rows.
+        n_neighbors : int, default=20
+            How many vote, or all there are if fewer.
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_classes)
+            Shares that sum to one.
+        """
+        weight = (self.bias() - self.bias().max()).exp()
+        prior = weight @ self.labels / weight.sum()
+        k = min(n_neighbors, int((self.rows >= 0).sum()))
+        norms = self.inputs.square().sum(1).masked_fill(self.rows < 0, torch.inf)
+        shares = []
+        # Small blocks: the distances to all entries stay in the processor's cache.
+        for block in x.split(VOTE_BATCH):
+            squares = torch.addmm(norms, block, self.inputs.T, alpha=-2)
+            place = smallest(squares, k)[1]
+            # Anew: the squares above are small differences of large numbers.
+            distances = (block.unsqueeze(1) - self.inputs[place]).norm(dim=2)
+            nearness = _nearness(distances) * weight[place]
+            nearness = nearness / nearness.sum(1, keepdim=True)
+            shares.append(nearness.unsqueeze(1).bmm(self.labels[place]).squeeze(1))
+        return (1 - PRIOR_SHARE) * torch.cat(shares) + PRIOR_SHARE * prior
+
+
+def _nearness(distances):
+    """Weights that fall from the nearest row of each query to zero at the last."""
+    scale = BANDWIDTH * distances.mean(1, keepdim=True) + TINY
+    nearness = ((distances.amin(1, keepdim=True) - distances) / scale).exp()
+    # Not quite zero: where all are equally near, all have the same.
+    return nearness - nearness.amin(1, keepdim=True) + 1e-6
+
+
+def smallest(values, k, group=32):
+    """The k smallest values of each row, in any order, and where they are.
+
+    They are among the k groups with the smallest minima, which are found in a third of
+    the time that torch.topk takes for the whole row.
+
+    Examples
+    --------
+    >>> import torch
+    >>> values, places = smallest(torch.arange(200.0).flip(0).unsqueeze(0), 2)
+    >>> sorted(values[0].tolist()), sorted(places[0].tolist())
+    ([0.0, 1.0], [198, 199])
+    """
+    if values.shape[1] <= 2 * k * group:
+        return values.topk(k, dim=1, largest=False, sorted=False)
+    padded = torch.nn.functional.pad(
+        values, (0, -values.shape[1] % group), value=torch.inf
+    )
+    groups = padded.unflatten(1, (-1, group))
+    first = groups.amin(2).topk(k, dim=1, largest=False, sorted=False).indices
+    found = groups.gather(1, first.unsqueeze(2).expand(-1, -1, group)).flatten(1)
+    best, index = found.topk(k, dim=1, largest=False, sorted=False)
+    return best, first.gather(1, index // group) * group + index % group

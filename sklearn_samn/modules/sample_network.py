@@ -66,6 +66,12 @@ class SampleNetwork(nn.Module):
     head : {"both", "distance", "kernel", "linear"}, default="both"
         The linear layer and the memory, the memory alone (by the Gaussian kernel, or
         by ``kernel``), or the linear layer alone.
+    neighbor_weight : float in [0, 1), default=0.0
+        In predictions, share of the vote of the stored rows that are nearest as they
+        came (:meth:`SampleMemory.vote`), in a product of experts with the network. The
+        training does not know of it.
+    n_neighbors : int, default=20
+        Rows that vote.
     feature_extractor : Module or None, default=None
         In place of the :class:`FeatureExtractor`: from (n_samples, n_features) to
         (n_samples, any width). Each member trains a copy.
@@ -110,11 +116,14 @@ class SampleNetwork(nn.Module):
         coef0=1.0,
         embedding_size=64,
         head="both",
+        neighbor_weight=0.0,
+        n_neighbors=20,
         feature_extractor=None,
     ):
         super().__init__()
         k = self.n_members = n_members
         self.head = head
+        self.neighbor_weight, self.n_neighbors = neighbor_weight, n_neighbors
         self.kernel = {"kernel": kernel, "degree": degree, "coef0": coef0}
         if head == "distance":
             self.kernel["kernel"] = "rbf"
@@ -141,7 +150,11 @@ class SampleNetwork(nn.Module):
         )
         self.temperature = nn.Parameter(torch.full((n_reads, k, 1, 1), 0.54))
         self.memory = SampleMemory(
-            n_classes, n_reads * z, memory_size if n_reads else 0, n_members=k
+            n_classes,
+            n_reads * z,
+            memory_size if n_reads else 0,
+            n_members=k,
+            n_inputs=n_features if neighbor_weight else 0,
         )
         self.linear = MemberLinear(k, h, n_classes, bias=False)
         self.bias = nn.Parameter(torch.zeros(n_classes))
@@ -156,12 +169,24 @@ class SampleNetwork(nn.Module):
         own = None if row is None else self.memory.own(row)
         h, z, mass = self._walk(x, own)
         if labels is not None:
-            self.memory.write(z, labels, weight, row)
+            self.memory.write(z, labels, weight, row, self.kept(x))
         return SampleOutput(self._logits(h, mass), z)
 
     def probabilities(self, x):
-        """Class probabilities, the mean of the members', (n_samples, n_classes)."""
-        return self(x).logits.softmax(2).mean(0)
+        """Class probabilities, (n_samples, n_classes).
+
+        The mean of the members', and with it the vote of the nearest stored rows.
+        """
+        probabilities = self(x).logits.softmax(2).mean(0)
+        if not self.neighbor_weight:
+            return probabilities
+        vote = self.memory.vote(x, self.n_neighbors)
+        share = self.neighbor_weight
+        return ((1 - share) * probabilities.log() + share * vote.log()).softmax(1)
+
+    def kept(self, x):
+        """What the memory keeps of rows as they came: nothing where none votes."""
+        return x if self.neighbor_weight else None
 
     def embed(self, x):
         """Rows as the memory stores them, (n_members, n_samples, width of an entry).

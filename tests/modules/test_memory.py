@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_samn.modules import PrototypeMemory
+from sklearn_samn.modules import PrototypeMemory, SampleMemory
+from sklearn_samn.modules.memory import smallest
 
 
 def double(rows):
@@ -203,3 +204,64 @@ def test_unwritten_prototypes_take_the_rows_of_their_class_in_turn():
     entries = memory(z, torch.tensor([0, 1, 0, 1]), torch.ones(4))
     assert memory.filled.all()
     assert entries.ravel().tolist() == [1, 3, 2, 4]
+
+
+# --- the vote of the nearest stored rows
+
+
+def stored(inputs, labels, weight=None, size=None):
+    """A memory of rows of one class each; places beyond them are empty."""
+    size = size or len(inputs)
+    memory = SampleMemory(2, 1, size, n_inputs=len(inputs[0])).double()
+    memory.start(torch.arange(len(inputs)))
+    memory.write(
+        torch.zeros(1, len(inputs), 1).double(),
+        torch.eye(2).double()[torch.tensor(labels)],
+        torch.ones(len(inputs)).double() if weight is None else double(weight),
+        torch.arange(len(inputs)),
+        double(inputs),
+    )
+    return memory
+
+
+def test_the_vote_of_three_by_hand():
+    memory = stored([[0, 0], [3, 4], [0, 1], [100, 0]], [0, 1, 1, 0], [1, 2, 3, 1])
+    vote = memory.vote(double([[0, 0]]), 3)[0]
+    # Distances 0, 1 and 5 of the classes 0, 1 and 1, weights 1, 3 and 2.
+    scale = 0.15 * 2
+    last = math.exp(-5 / scale)
+    nearness = [1 - last + 1e-6, math.exp(-1 / scale) - last + 1e-6, 1e-6]
+    of_one = 3 * nearness[1] + 2 * nearness[2]
+    share = of_one / (of_one + nearness[0])
+    assert vote[1].item() == pytest.approx(0.95 * share + 0.05 * 5 / 7, rel=1e-7)
+    assert vote.sum().item() == pytest.approx(1)
+
+
+def test_empty_places_have_no_vote():
+    inputs, labels = [[0.0], [1.0], [5.0]], [0, 1, 1]
+    x = double([[0.2], [4.0]])
+    votes = [stored(inputs, labels, size=size).vote(x, 20) for size in (3, 7)]
+    assert torch.equal(*votes)
+
+
+def test_equally_near_rows_have_equal_votes():
+    memory = stored([[0, 1], [1, 0], [0, -1]], [0, 1, 1])
+    vote = memory.vote(double([[0, 0]]), 20)[0]
+    assert vote[1].item() == pytest.approx(2 / 3)
+
+
+def test_a_vote_depends_on_no_other_row():
+    rng = np.random.default_rng(0)
+    memory = stored(rng.normal(size=(2000, 3)).tolist(), [0, 1] * 1000)
+    x = double(rng.normal(size=(300, 3)).tolist())
+    together = memory.vote(x)
+    apart = torch.cat([memory.vote(row.unsqueeze(0)) for row in x])
+    assert torch.allclose(together, apart, atol=1e-9)
+
+
+@pytest.mark.parametrize("n_values", [5, 320, 321, 5000])
+def test_the_smallest(n_values):
+    values = torch.from_numpy(np.random.default_rng(0).normal(size=(40, n_values)))
+    found, place = smallest(values, 5)
+    assert torch.equal(found.sort().values, values.sort().values[:, :5])
+    assert torch.equal(values.gather(1, place), found)
