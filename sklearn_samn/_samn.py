@@ -106,8 +106,9 @@ class SAMNClassifier(BaseNeuralClassifier):
         Share w of the ``n_neighbors`` stored rows that are nearest to a row as the
         preprocessing leaves it: class probabilities are the network's to the power
         1 - w times the neighbours' to the power w, normalised. Takes no training.
-        "auto" is 0.3, and 0 with a ``feature_extractor``. Only used with stored samples
-        and ``head="both"``.
+        "auto" is 0.3 times the share of the training rows that is kept to the power
+        0.75; 0 in ``partial_fit`` and with a ``feature_extractor``. Only used with
+        stored samples and ``head="both"``.
     n_neighbors : int, at least 1, default=20
         Rows that vote, the nearer the more.
     memory_gate : "learned" or float in (0, 1], default=0.05
@@ -440,16 +441,22 @@ class SAMNClassifier(BaseNeuralClassifier):
             "n_members": self.n_members,
             **self._waves(n_rows),
             "embedding_size": self.embedding_size,
-            "neighbor_weight": self._neighbor_share(),
+            "neighbor_weight": self._neighbor_share(n_rows),
             "n_neighbors": self.n_neighbors,
         }
 
-    def _neighbor_share(self):
+    def _neighbor_share(self, n_rows):
         if self.head != "both":
             return 0.0
-        if self.neighbor_weight == "auto":
-            return 0.0 if self.feature_extractor is not None else 0.3
-        return float(self.neighbor_weight)
+        if self.neighbor_weight != "auto":
+            return float(self.neighbor_weight)
+        if n_rows == np.inf and self._goes_on("neighbor_weight"):
+            return self._module_args["neighbor_weight"]
+        if self.feature_extractor is not None:
+            return 0.0
+        kept = min(n_rows if self.support_size is None else self.support_size, n_rows)
+        # Of few of the rows that the network has learned from, the nearest are far.
+        return 0.0 if n_rows == np.inf else 0.3 * (kept / n_rows) ** 0.75
 
     def _n_entries(self, n_rows):
         if n_rows == np.inf and self._goes_on("memory_size"):

@@ -33,7 +33,7 @@ MIN_CONTEXT, MAX_CONTEXT = 200, 2000
 # Rows of a class that gets some, where rows are read by block: those that are learned
 # from and are parents.
 MAX_PARENTS = 20_000
-# Rows that are made at a time.
+# Rows that are made at a time, and among which some are rejected.
 BLOCK_ROWS = 8192
 # Classes that a warning names.
 MAX_NAMED = 5
@@ -483,13 +483,10 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         """Rows of X with their labels, then synthetic ones."""
         for start, rows in X:
             yield rows, y[start : start + len(rows)]
-        for code, n_new in self._wanted().items():
-            Z, numbers = self._seen_rows()
-            predicted = self._predict(Z[self._links[code][0]])
-            for block in gen_batches(n_new, BLOCK_ROWS):
-                size = block.stop - block.start
-                made = self._generate_class(Z, numbers, predicted, code, size, rng)
-                yield made.rows, self.classes_[[code]].repeat(size).astype(y.dtype)
+        wanted = self._wanted()
+        for made in self._generate(wanted, rng) if wanted else ():
+            labels = self.classes_[[made.code]].repeat(len(made.rows))
+            yield made.rows, labels.astype(y.dtype)
 
     def _wanted(self):
         """Rows to make of each class, by its code."""
@@ -507,7 +504,9 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             rng = np.random.default_rng(self._seed())
             table = X.toarray() if sparse.issparse(X) else X
             self._learn(table, codes, wanted, rng)
-            made = self._generate(wanted, rng)
+            # What is left of the table is in the rows that are kept.
+            del table
+            made = list(self._generate(wanted, rng))
         else:
             self._forget()
         self._account_for(made)
@@ -570,8 +569,9 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         code = self._code_to_sample(y)
         rng = check_random_state(random_state)
         rng = np.random.default_rng(rng.randint(np.iinfo(np.int32).max))
-        (made,) = self._generate({code: n_samples}, rng)
-        return made.rows, self.classes_[[code]].repeat(len(made.steps))
+        first, *others = (part.rows for part in self._generate({code: n_samples}, rng))
+        rows = _preprocessing.stack_rows(first, others)
+        return rows, self.classes_[[code]].repeat(len(rows))
 
     def _code_to_sample(self, y):
         labels = self.classes_.tolist()
@@ -737,20 +737,20 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         return _training.BatchDataset(len(rows), batch)
 
     def _generate(self, wanted, rng):
-        """Synthetic rows of each class of ``wanted``."""
-        Z, numbers = self._seen_rows()
-        made = []
+        """Synthetic rows of each class of ``wanted``, block by block."""
+        # The rows that new ones are made from, as the network sees them and as numbers.
+        Z = _preprocessing.transform(self.preprocessor_, self._rows)
+        numbers = self._numbers(self._rows).astype(float)
         for code, n_new in wanted.items():
             predicted = self._predict(Z[self._links[code][0]])
-            made.append(self._generate_class(Z, numbers, predicted, code, n_new, rng))
-        return made
+            # The paper's rule needs all candidates at once; else what is in between
+            # would be several times the rows.
+            size = n_new if self.stop_when_exhausted else BLOCK_ROWS
+            for block in gen_batches(n_new, size):
+                n_rows = block.stop - block.start
+                yield self._make_block(Z, numbers, predicted, code, n_rows, rng)
 
-    def _seen_rows(self):
-        """Rows that new ones are made from, as the network sees them and as numbers."""
-        Z = _preprocessing.transform(self.preprocessor_, self._rows)
-        return Z, self._numbers(self._rows).astype(float)
-
-    def _generate_class(self, Z, numbers, predicted, code, n_new, rng):
+    def _make_block(self, Z, numbers, predicted, code, n_new, rng):
         """Rows of a class from what is predicted for each of its rows."""
         log_probs, vectors = predicted
         members, sequences, donors = self._links[code]
@@ -758,15 +758,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         n_drawn = ceil(SURPLUS * n_new) if rejects else n_new
         drawn, steps = self._draw(log_probs, code, n_drawn, rng)
         donors = donors[drawn, rng.integers(donors.shape[1], size=len(drawn))]
-        # Block by block: what is in between would be several times the rows.
-        made = [
-            self._make_rows(Z, numbers, vectors, code, *block, rng)
-            for block in (
-                (drawn[rows], steps[rows], donors[rows])
-                for rows in gen_batches(max(len(drawn), 1), BLOCK_ROWS)
-            )
-        ]
-        rows = _preprocessing.stack_rows(made[0], made[1:])
+        rows = self._make_rows(Z, numbers, vectors, code, drawn, steps, donors, rng)
         scores = self._scores(rows, code)
         real = np.exp(log_probs[:, :, code]).mean(axis=1)
         kept = _accepted(scores, np.quantile(real, self.rejection), n_new)

@@ -135,6 +135,20 @@ def test_neighbours_know_what_the_network_smooths_over():
     assert score[1] > score[0] + 0.05
 
 
+def test_the_share_of_the_vote():
+    X, y = blobs()
+
+    def share(**params):
+        return fitted(X, y, **params).net_.module_.neighbor_weight
+
+    assert share() == 0.3
+    assert share(support_size=None) == 0.3
+    assert share(support_size=60) == pytest.approx(0.3 * 0.5**0.75)
+    assert share(support_size=60, neighbor_weight=0.7) == 0.7
+    chunks = SAMNClassifier(random_state=0).partial_fit(X, y, classes=np.unique(y))
+    assert chunks.net_.module_.neighbor_weight == 0
+
+
 @pytest.mark.parametrize(
     ("params", "n_inputs"),
     [
