@@ -1,6 +1,6 @@
 """MemNetKNNClassifier."""
 
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -75,6 +75,9 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         rows, within 16 and 256. More than there are rows is clipped with a warning.
     optimizer : {"adamw", "adam", "sgd"}, default="adamw"
         Optimizer, torch's fused version.
+    max_grad_norm : float above 0 or None, default=10.0
+        Longer gradients are cut to this length; None cuts none. The hops multiply by
+        the same matrix again and again, and one steep batch can undo a training.
     weight_decay : float, at least 0, default=0.01
         Weight decay of the weight matrices; biases and norms do not decay.
     scaling : {"auto", "robust", "quantile"} or None, default="robust"
@@ -180,8 +183,8 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
 
     The published version is ``MemNetKNNClassifier(hidden_layer_sizes=(),
     n_frequencies=0, n_memories=1, vector_reduction="sum", lr_schedule="constant",
-    optimizer="adam", weight_decay=0.0)``; it draws new random rows at each
-    prediction, where here the memories are fixed, so that a prediction can be repeated.
+    optimizer="adam", max_grad_norm=None, weight_decay=0.0)``; it draws new random rows
+    at each prediction, where here the memories are fixed, so that it can be repeated.
 
     A pickle holds the weights and ``n_memories * memory_size`` scaled training rows.
 
@@ -226,6 +229,7 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         lr_schedule="one_cycle",
         batch_size="auto",
         optimizer="adamw",
+        max_grad_norm=10.0,
         weight_decay=0.01,
         scaling="robust",
         categorical_features="auto",
@@ -265,6 +269,7 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         self.lr_schedule = lr_schedule
         self.batch_size = batch_size
         self.optimizer = optimizer
+        self.max_grad_norm = max_grad_norm
         self.weight_decay = weight_decay
         self.scaling = scaling
         self.categorical_features = categorical_features
@@ -290,7 +295,12 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         # A row masks itself, so a memory of one could be left empty.
         "memory_size": [Interval(Integral, 2, None, closed="left")],
         "n_memories": [Interval(Integral, 1, None, closed="left")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
     }
+
+    def _training_params(self, n_rows):
+        params = super()._training_params(n_rows)
+        return {**params, "max_grad_norm": self.max_grad_norm}
 
     def _get_module_args(self, n_features, n_rows):
         return {

@@ -12,7 +12,13 @@ from itertools import pairwise
 
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EarlyStopping, EpochTimer, PrintLog
+from skorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    EpochTimer,
+    GradientNormClipping,
+    PrintLog,
+)
 from skorch.helper import predefined_split
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
@@ -503,6 +509,7 @@ def train(
     moments_of=None,
     checkpoint=None,
     data_parallel=False,
+    max_grad_norm=None,
     skorch_params=None,
 ):
     """Train a module through skorch.
@@ -530,6 +537,8 @@ def train(
     data_parallel : bool, default=False
         Whether the processes of a torch.distributed process group, where there is one,
         share the rows of each batch. Each calls this with the same arguments.
+    max_grad_norm : float or None, default=None
+        Length that gradients are cut to.
     skorch_params : dict or None, default=None
         Parameters of :class:`skorch.NeuralNet` that go before ours; its callbacks
         come on top of ours.
@@ -561,7 +570,9 @@ def train(
         "device": device,
         "verbose": int(verbose > 1),
         **users,
-        "callbacks": _callbacks(verbose, patience, checkpoint, users.get("callbacks")),
+        "callbacks": _callbacks(
+            verbose, patience, checkpoint, max_grad_norm, users.get("callbacks")
+        ),
     }
     net = Net(module, criterion, **params).initialize()
     if n_processes > 1:
@@ -661,8 +672,10 @@ def _optimizer_params(optimizer, weight_decay, device, users):
     }
 
 
-def _callbacks(verbose, patience, checkpoint, users):
+def _callbacks(verbose, patience, checkpoint, max_grad_norm, users):
     callbacks = list(users or [])
+    if max_grad_norm is not None:
+        callbacks.append(GradientNormClipping(max_grad_norm))
     if patience is not None:
         callbacks.append(BestWeights(patience))
     if checkpoint is not None:

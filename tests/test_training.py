@@ -5,10 +5,11 @@ import threading
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import make_classification
 from skorch.callbacks import Callback, EarlyStopping
 from torch import nn
 
-from sklearn_samn import _training
+from sklearn_samn import MemNetKNNClassifier, _training
 from sklearn_samn._training import (
     BatchDataset,
     SlicedBatches,
@@ -948,3 +949,23 @@ def test_ctrl_c_beside_early_stopping_is_no_early_stop():
     callbacks = [EarlyStopping(monitor="train_loss"), Interrupts()]
     with pytest.raises(KeyboardInterrupt):
         descend(skorch_params={"callbacks": callbacks})
+
+
+def test_gradients_are_cut(monkeypatch):
+    lengths = []
+    step = torch.optim.AdamW.step
+
+    def note(optimizer, closure):
+        loss = closure()
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        grads = [p.grad.norm() for p in parameters if p.grad is not None]
+        lengths.append(float(torch.stack(grads).norm()))
+        return step(optimizer, lambda: loss)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", note)
+    X, y = make_classification(random_state=0)
+    model = MemNetKNNClassifier(max_epochs=2, memory_size=16, random_state=0)
+    model.set_params(max_grad_norm=0.5).fit(X, y)
+    assert max(lengths) == pytest.approx(0.5, rel=1e-3)
+    model.set_params(max_grad_norm=None).fit(X, y)
+    assert max(lengths) > 1
