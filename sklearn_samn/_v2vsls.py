@@ -11,6 +11,7 @@ from scipy import sparse
 from scipy.special import softmax
 from sklearn.utils import check_random_state, check_scalar, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from . import _blocks, _neighbors, _preprocessing, _training
@@ -303,6 +304,9 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         self.skorch_params = skorch_params
 
     _module_class = Seq2SeqNetwork
+
+    # An array to write into is no metadata of the rows.
+    __metadata_request__fit_resample = {"out": UNUSED}
 
     _parameter_constraints = {
         **BaseOverSampler._parameter_constraints,
