@@ -11,7 +11,6 @@ from scipy import sparse
 from scipy.special import softmax
 from sklearn.utils import check_random_state, check_scalar, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from . import _blocks, _neighbors, _preprocessing, _training
@@ -305,9 +304,6 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
 
     _module_class = Seq2SeqNetwork
 
-    # An array to write into is no metadata of the rows.
-    __metadata_request__fit_resample = {"out": UNUSED}
-
     _parameter_constraints = {
         **BaseOverSampler._parameter_constraints,
         **NeuralMixin._parameter_constraints,
@@ -342,7 +338,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             X, y = validate_table(self, X, y, reset=True)
         return X, y, binarize_y
 
-    def fit_resample(self, X, y, *, out=None, **params):
+    def fit_resample(self, X, y, **params):
         """Train the network and resample.
 
         Parameters
@@ -353,12 +349,11 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             ``out`` anything that :meth:`resample_blocks` reads.
         y : array-like of shape (n_samples,)
             Class labels, at least two classes.
-        out : array-like of shape (n_samples_new, n_features), default=None
-            Where to put the rows, which are then read and made by block, as
-            :meth:`resample_blocks` does: anything that takes ``out[start:stop] =
-            rows``, such as a :class:`numpy.memmap`.
         **params : dict
-            None; there for imbalanced-learn's interface.
+            ``out``, an array-like of shape (n_samples_new, n_features): where to put
+            the rows, which are then read and made by block, as :meth:`resample_blocks`
+            does. Anything that takes ``out[start:stop] = rows``, such as a
+            :class:`numpy.memmap`.
 
         Returns
         -------
@@ -377,6 +372,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         OSError
             If ``out`` cannot be written.
         """
+        # Not in the signature, where scikit-learn would take it for metadata of rows.
+        out = params.pop("out", None)
         if out is not None:
             return self._fit_resample_into(out, X, y)
         if _blocks.is_lazy(X):
