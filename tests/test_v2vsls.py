@@ -330,9 +330,8 @@ def test_whole_numbers_beyond_the_precision_of_floats(dtype):
     largest = np.iinfo(dtype.lower()).max
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"x": X[:, 0], "y": X[:, 1]})
-    frame["sentinel"] = pd.array(
-        np.where(rng.random(80) < 0.5, largest, 7), dtype=dtype
-    )
+    values = np.array([7, largest], dtype=dtype.lower())
+    frame["sentinel"] = pd.array(rng.choice(values, 80), dtype=dtype)
     frame["constant"] = pd.array([1_700_000_000_000_000_001] * 80, dtype=dtype)
     sampler, X_new, _ = resampled(frame, y)
     new = X_new.iloc[80:]
