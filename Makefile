@@ -10,10 +10,9 @@ TORCH ?= torch==2.13.0
 
 .PHONY: demo test test-oldest lint doc clean
 .PHONY: bench-engine bench-classifiers bench-samn-cost reproduce-samn
-.PHONY: bench-data-parallel
 .PHONY: bench-oversampling bench-oversampling-speed bench-out-of-core
 .PHONY: reproduce-oversampling reproduce-neighbors bench-neighbors
-.PHONY: bench-neighbor-networks
+.PHONY: bench-neighbor-networks bench-data-parallel
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo

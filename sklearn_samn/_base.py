@@ -651,6 +651,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
             seen = y[weight > 0]
             classes = np.unique(seen) if classes is None else classes
             by_class = weights_by_class(self.class_weight, seen, classes)
+            # Of other labels the weight is zero, or partial_fit refuses them.
             place = np.searchsorted(classes, y).clip(max=len(classes) - 1)
             weight = weight * by_class[place]
         if not weight.any():
@@ -861,9 +862,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
 
     def _nearest(self, search, Z, own, n_reference):
         """K nearest others; where equal rows leave fewer, they come round again."""
-        n_others = min(self.n_neighbors, n_reference - 1)
-        found = _neighbors.nearest_others(search, Z, own, n_others)
-        return found[:, np.arange(self.n_neighbors) % n_others]
+        return _neighbors.nearest_of_few(search, Z, own, self.n_neighbors, n_reference)
 
     def _keep_reference(self, Z, y, weight, rows, search, rng):
         """What prediction needs of the training rows; nothing by default."""

@@ -102,9 +102,14 @@ class Blocks:
         """Rows as a DataFrame, where the columns have names."""
         if self.columns is None:
             return rows
-        import pandas as pd
-
-        return pd.DataFrame(rows, columns=self.columns)
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise ImportError(
+                "The names of the columns of Parquet need pandas: pip install "
+                "'sklearn_samn[out-of-core]'."
+            ) from error
+        return DataFrame(rows, columns=self.columns)
 
     def count_in(self, n_bytes):
         """How many blocks make about so many bytes, one at the least."""

@@ -162,6 +162,13 @@ def nearest_others(search, X, own, n_neighbors):
     return found[keep].reshape(len(X), n_neighbors)
 
 
+def nearest_of_few(search, X, own, n_neighbors, n_rows):
+    """As :func:`nearest_others`, among ``n_rows`` rows; too few come round again."""
+    n_others = min(n_neighbors, n_rows - 1)
+    found = nearest_others(search, X, own, n_others)
+    return found[:, np.arange(n_neighbors) % n_others]
+
+
 def draw_subsets(n_rows, n_subsets, subset_size, rng):
     """The rows of R random subsets, each drawn without replacement, ascending.
 
@@ -220,8 +227,6 @@ def nearest_in_subsets(
         search = NearestNeighbors(algorithm="brute", n_jobs=n_jobs).fit(rows[drawn])
         place = np.searchsorted(drawn, own[block]).clip(max=len(drawn) - 1)
         place = np.where(drawn[place] == own[block], place, -1)
-        # Of fewer rows than neighbours, all of them come round again.
-        n_others = min(n_neighbors, len(drawn) - 1)
-        found = nearest_others(search, X[block], place, n_others)
-        nearest[block] = drawn[found[:, np.arange(n_neighbors) % n_others]]
+        found = nearest_of_few(search, X[block], place, n_neighbors, len(drawn))
+        nearest[block] = drawn[found]
     return nearest

@@ -450,13 +450,14 @@ class SAMNClassifier(BaseNeuralClassifier):
             return 0.0
         if self.neighbor_weight != "auto":
             return float(self.neighbor_weight)
-        if n_rows == np.inf and self._goes_on("neighbor_weight"):
-            return self._module_args["neighbor_weight"]
+        if n_rows == np.inf:
+            goes_on = self._goes_on("neighbor_weight")
+            return self._module_args["neighbor_weight"] if goes_on else 0.0
         if self.feature_extractor is not None:
             return 0.0
-        kept = min(n_rows if self.support_size is None else self.support_size, n_rows)
+        kept = n_rows if self.support_size is None else min(self.support_size, n_rows)
         # Of few of the rows that the network has learned from, the nearest are far.
-        return 0.0 if n_rows == np.inf else 0.3 * (kept / n_rows) ** 0.75
+        return 0.3 * (kept / n_rows) ** 0.75
 
     def _n_entries(self, n_rows):
         if n_rows == np.inf and self._goes_on("memory_size"):
@@ -613,8 +614,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         for rows in torch.from_numpy(np.sort(index)).split(SUPPORT_BATCH):
             stored = dataset[rows][0]
             x = stored.pop("x")
-            kept = x[:, : module.memory.inputs.shape[1]]
-            parts.append((module.embed(x).transpose(0, 1), *stored.values(), kept))
+            z = module.embed(x).transpose(0, 1)
+            parts.append((z, *stored.values(), module.kept(x)))
         z, *rest = (torch.cat(part) for part in zip(*parts, strict=True))
         module.memory.fill(z.transpose(0, 1), *rest)
 

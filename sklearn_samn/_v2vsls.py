@@ -401,9 +401,9 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
 
         For data larger than memory. The network learns from at most 20,000 rows of
         each class that gets new ones, drawn at random; those are also the parents.
-        Scaling and ranges are those of these rows and of a random sample of all. No
-        account of the rows is kept: the attributes that say where each came from are
-        not set. :meth:`sample` works as usual.
+        Scaling is that of a random sample of all rows, ranges are those of the rows
+        learned from. No account of the rows is kept: the attributes that say where each
+        came from are not set. :meth:`sample` works as usual.
 
         Parameters
         ----------
@@ -505,8 +505,6 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             rng = np.random.default_rng(self._seed())
             table = X.toarray() if sparse.issparse(X) else X
             self._learn(table, codes, wanted, rng)
-            # What is left of the table is in the rows that are kept.
-            del table
             made = list(self._generate(wanted, rng))
         else:
             self._forget()
@@ -674,13 +672,14 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
 
     def _nearest(self, Z, members):
         """Indices of each member's nearest other members, repeated where too few."""
-        n_others = min(self.k_neighbors, len(members) - 1)
-        if n_others == 0:
+        if len(members) == 1:
             return np.repeat(members[:, None], self.k_neighbors, axis=1)
         search = _neighbors.make_search("exact", Z[members], self.n_jobs)
         own = np.arange(len(members))
-        found = _neighbors.nearest_others(search, Z[members], own, n_others)
-        return members[found[:, np.arange(self.k_neighbors) % n_others]]
+        found = _neighbors.nearest_of_few(
+            search, Z[members], own, self.k_neighbors, len(members)
+        )
+        return members[found]
 
     def _fit_network(self, Z, codes, rows, sequences, seed, rng):
         device = _training.resolve_device(self.device)

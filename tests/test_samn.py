@@ -115,7 +115,7 @@ def test_the_vote_pools_with_the_network():
     Z = pooled.preprocessor_.transform(X)
     assert_array_equal(memory.inputs, Z[pooled.support_])
     vote = memory.vote(torch.from_numpy(Z), 5).numpy()
-    expected = alone.predict_proba(X) ** 0.6 * vote**0.4
+    expected = alone.predict_proba(X) ** 0.6 * (vote + 1e-6) ** 0.4
     expected /= expected.sum(axis=1, keepdims=True)
     assert_allclose(pooled.predict_proba(X), expected, rtol=1e-9)
 
@@ -133,6 +133,14 @@ def test_neighbours_know_what_the_network_smooths_over():
         for share in (0.0, "auto")
     ]
     assert score[1] > score[0] + 0.05
+
+
+def test_a_class_of_which_no_row_is_stored_stays_possible():
+    X, y = blobs()
+    model = fitted(X, y, support_size=1, neighbor_weight=0.5)
+    probabilities = model.predict_proba(X)
+    assert len(np.unique(model.support_labels_)) == 1
+    assert (probabilities > 0).all()
 
 
 def test_the_share_of_the_vote():

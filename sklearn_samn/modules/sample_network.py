@@ -182,11 +182,13 @@ class SampleNetwork(nn.Module):
             return probabilities
         vote = self.memory.vote(x, self.n_neighbors)
         share = self.neighbor_weight
-        return ((1 - share) * probabilities.log() + share * vote.log()).softmax(1)
+        # The floor: a class of which no row is stored stays possible.
+        votes = share * (vote + FLOOR).log()
+        return ((1 - share) * probabilities.log() + votes).softmax(1)
 
     def kept(self, x):
         """What the memory keeps of rows as they came: nothing where none votes."""
-        return x if self.neighbor_weight else None
+        return x if self.neighbor_weight else x[:, :0]
 
     def embed(self, x):
         """Rows as the memory stores them, (n_members, n_samples, width of an entry).
