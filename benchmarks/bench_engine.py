@@ -72,6 +72,7 @@ def fit_ours(X, y, epochs, scaling=None):
         label_smoothing=0.0,
         inter_weight=0.0,
         inner_weight=0.0,
+        neighbor_weight=0.0,
         optimizer="adam",
         weight_decay=0.0,
         lr=LR,

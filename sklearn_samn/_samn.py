@@ -26,8 +26,8 @@ MAX_AUTO_BATCH_SIZE = 256
 BY_SIZE = {"dropout": (0.3, 0.1), "lr": (5e-3, 6e-3), "max_epochs": (20, 16)}
 # Rows embedded at a time when the memory is filled.
 SUPPORT_BATCH = 1024
-# Rows that go through the network at a time in prediction: their scores of all entries
-# stay in the processor's cache.
+# Rows that read stored ones at a time in prediction: their scores of all entries stay
+# in the processor's cache.
 PREDICT_BATCH = 256
 # Rows whose attention over the whole memory is held at a time.
 LOOKING_BATCH = 64
@@ -684,6 +684,8 @@ class SAMNClassifier(BaseNeuralClassifier):
 
     def _probabilities(self, x):
         probabilities = self.net_.module_.probabilities
+        if not len(vars(self).get("support_", ())):
+            return probabilities(x)
         return torch.cat([probabilities(part) for part in x.split(PREDICT_BATCH)])
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -791,10 +793,13 @@ class SAMNClassifier(BaseNeuralClassifier):
             What is looked at: the indices of training rows, or of ``prototypes_``
             where the memory holds those.
         """
-        return self._most_attended(X, top_k)[:2]
+        return self._highest("attend", X, top_k)[:2]
 
-    def _most_attended(self, X, top_k):
-        """Weights, entries, labels and distances of those a row looks at most."""
+    def _highest(self, method, X, top_k):
+        """Weights, entries, labels and distances of those highest for each row.
+
+        ``method`` is that of the network of stored samples that gives the weights.
+        """
         check_scalar(top_k, "top_k", Integral, min_val=1)
         check_is_fitted(self)
         module = self.net_.module_
@@ -803,7 +808,7 @@ class SAMNClassifier(BaseNeuralClassifier):
 
         def look(x):
             if stored:
-                weights, distances = module.attend(x)
+                weights, distances = getattr(module, method)(x)
             else:
                 weights = module.attend(x)[:, -1]
                 distances = torch.cdist(module.embed(x), module.memory.entries)
@@ -832,12 +837,14 @@ class SAMNClassifier(BaseNeuralClassifier):
         Returns
         -------
         pandas.DataFrame
-            A line for each row and stored row, the most attended first, with columns
-            ``row`` (position in X), ``sample`` (index of the training row, or of the
-            prototype), ``label`` (its class), ``weight`` (attention) and ``distance``
-            (in the space of :meth:`embed`, mean over the members).
+            A line for each row and stored row, the heaviest first, with columns ``row``
+            (position in X), ``sample`` (index of the training row, or of the
+            prototype), ``label`` (its class), ``weight`` and ``distance`` (in the space
+            of :meth:`embed`, mean over the members). The weight is the share of the
+            attention, and where neighbours vote of attention and vote together, mixed
+            as ``neighbor_weight`` says; over all stored rows it sums to one.
         """
-        weights, samples, labels, distances = self._most_attended(X, n_samples)
+        weights, samples, labels, distances = self._highest("decide", X, n_samples)
         try:
             from pandas import DataFrame
         except ImportError as error:

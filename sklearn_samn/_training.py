@@ -713,7 +713,7 @@ def history_records(net):
     return [{k: v for k, v in row.items() if k != "batches"} for row in net.history]
 
 
-def predict_batches(function, make_inputs, n_rows, batch_size=1024):
+def predict_batches(function, make_inputs, n_rows, batch_size=None):
     """Run ``function(**make_inputs(slice))`` batch by batch without gradients.
 
     Parameters
@@ -724,8 +724,9 @@ def predict_batches(function, make_inputs, n_rows, batch_size=1024):
         From a slice of rows to that tensor.
     n_rows : int
         Number of rows.
-    batch_size : int, default=1024
-        Rows at a time.
+    batch_size : int, default=None
+        Rows at a time; by default a quarter of them, from 1,024 to 4,096: a batch for
+        each of four threads, and few turns between threads where there are many rows.
 
     Returns
     -------
@@ -733,6 +734,7 @@ def predict_batches(function, make_inputs, n_rows, batch_size=1024):
         The results, batches joined.
     """
     n_threads = torch.get_num_threads()
+    batch_size = batch_size or min(max(math.ceil(n_rows / 4), 1024), 4096)
 
     @torch.inference_mode()
     def run(start):

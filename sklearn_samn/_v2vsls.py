@@ -12,6 +12,7 @@ from scipy.special import softmax
 from sklearn.utils import check_random_state, check_scalar, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
+from tqdm import tqdm  # comes with skorch
 
 from . import _blocks, _neighbors, _preprocessing, _training
 from ._base import (
@@ -145,8 +146,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         int, the same call gives the same result to the bit on a CPU; global random
         streams are left alone.
     verbose : int, default=0
-        0 is silent, 1 shows a progress bar on stderr, 2 prints skorch's table of
-        epochs.
+        0 is silent, 1 shows progress bars on stderr, of the training and of the rows
+        made, 2 prints skorch's table of epochs.
     skorch_params : dict or None, default=None
         For experts: parameters of :class:`skorch.NeuralNet` that go before those above,
         such as ``{"callbacks": [...], "optimizer": torch.optim.NAdam}``. Callbacks see
@@ -741,14 +742,23 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         # The rows that new ones are made from, as the network sees them and as numbers.
         Z = _preprocessing.transform(self.preprocessor_, self._rows)
         numbers = self._numbers(self._rows).astype(float)
-        for code, n_new in wanted.items():
-            predicted = self._predict(Z[self._links[code][0]])
-            # The paper's rule needs all candidates at once; else what is in between
-            # would be several times the rows.
-            size = n_new if self.stop_when_exhausted else BLOCK_ROWS
-            for block in gen_batches(n_new, size):
-                n_rows = block.stop - block.start
-                yield self._make_block(Z, numbers, predicted, code, n_rows, rng)
+        bar = tqdm(
+            total=sum(wanted.values()),
+            unit="row",
+            desc="resample",
+            leave=False,
+            disable=self.verbose != 1,
+        )
+        with bar:
+            for code, n_new in wanted.items():
+                predicted = self._predict(Z[self._links[code][0]])
+                # The paper's rule needs all candidates at once; else what is in between
+                # would be several times the rows.
+                size = n_new if self.stop_when_exhausted else BLOCK_ROWS
+                for block in gen_batches(n_new, size):
+                    n_rows = block.stop - block.start
+                    yield self._make_block(Z, numbers, predicted, code, n_rows, rng)
+                    bar.update(n_rows)
 
     def _make_block(self, Z, numbers, predicted, code, n_new, rng):
         """Rows of a class from what is predicted for each of its rows."""

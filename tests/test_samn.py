@@ -203,7 +203,7 @@ def test_attention(params):
 
 def test_attention_by_its_formula():
     X, y = blobs()
-    model = fitted(X, y, dtype="float64")
+    model = fitted(X, y, dtype="float64", neighbor_weight=0.0)
     z = model.embed(X)
     distances = np.linalg.norm(z[:5, None] - z, axis=2)
     scale = np.log1p(np.exp(model.net_.module_.temperature.item()))
@@ -224,6 +224,23 @@ def test_explain():
     assert_array_equal(table["label"], y[table["sample"]])
     nearest = table.groupby("row").first()
     assert nearest["sample"].tolist() == [10, 11, 12, 13]
+
+
+def test_explain_counts_the_vote():
+    X, y = blobs()
+    model = fitted(X, y, neighbor_weight=0.4, n_neighbors=5)
+    table = model.explain(X[:8], n_samples=200)
+    assert_allclose(table.groupby("row")["weight"].sum(), 1, rtol=1e-5)
+    # The attention of each entry, and of the vote its share among the five nearest.
+    weights, samples = model.attention(X[:8], top_k=200)
+    expected = np.zeros((8, 120))
+    np.put_along_axis(expected, samples, 0.6 * weights, axis=1)
+    Z = torch.from_numpy(model.preprocessor_.transform(X[:8]))
+    votes, places = model.net_.module_.memory.voters(Z, 5)
+    for row in range(8):
+        expected[row, model.support_[places[row]]] += 0.4 * votes[row].numpy()
+    assert_allclose(table["weight"], -np.sort(-expected, axis=1).ravel(), atol=1e-6)
+    assert (votes > 0).all()
 
 
 @pytest.mark.parametrize("method", ["attention", "explain"])

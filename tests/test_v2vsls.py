@@ -410,3 +410,16 @@ def test_nothing_is_left_of_a_call_before():
     assert sampler.validation_scores_
     sampler.fit_resample(X[:40], np.repeat([0, 1], 20))
     assert not hasattr(sampler, "validation_scores_")
+
+
+def test_a_bar_for_the_rows_that_are_made(capsys):
+    X, y = numbers()
+    _, expected, _ = resampled(X, y)
+    sampler, X_new, _ = resampled(X, y, verbose=1)
+    assert_array_equal(X_new, expected)
+    shown = capsys.readouterr().err
+    assert "epoch" in shown
+    assert "resample:" in shown
+    assert "0/40" in shown
+    sampler.set_params(verbose=0).sample(5)
+    assert capsys.readouterr() == ("", "")

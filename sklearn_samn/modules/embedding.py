@@ -81,9 +81,15 @@ class MemberLinear(nn.Module):
         self.bias = nn.Parameter(constant) if bias else None
 
     def forward(self, x):
+        if len(x) == 1:
+            return self._single(x.squeeze(0), self.weight.squeeze(0)).unsqueeze(0)
         if self.bias is None:
             return torch.bmm(x, self.weight)
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight)
+
+    def _single(self, x, weight):
+        # Half the time of a product of batches.
+        return x @ weight if self.bias is None else torch.addmm(self.bias, x, weight)
 
 
 class MemberBatchNorm(nn.Module):

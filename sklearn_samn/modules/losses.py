@@ -67,13 +67,13 @@ class SAMNLoss(nn.Module):
     def forward(self, output, target):
         y, weight = target["y"], target["weight"]
         logits = output.logits
-        if logits.ndim == 3:
+        if logits.ndim == 3 and len(logits) > 1:
             # Several members: each is right or wrong by itself.
             members = len(logits)
             losses = self._classification(logits.flatten(0, 1), y.repeat(members))
             losses = losses.view(members, -1).mean(0)
         else:
-            losses = self._classification(logits, y)
+            losses = self._classification(logits.view(-1, logits.shape[-1]), y)
         loss = weight.dot(losses) / len(y)
         if self.inner_weight:
             loss = loss + self.inner_weight * (weight * self._inner(output, y)).mean()

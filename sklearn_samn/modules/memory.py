@@ -268,17 +268,38 @@ class SampleMemory(nn.Module):
         Tensor of shape (n_samples, n_classes)
             Shares that sum to one.
         """
-        weight = (self.bias() - self.bias().max()).exp()
+        weight = self._weight()
         prior = weight @ self.labels / weight.sum()
-        k = min(n_neighbors, int((self.rows >= 0).sum()))
-        norms = self.inputs.square().sum(1).masked_fill(self.rows < 0, torch.inf)
-        place = smallest(torch.addmm(norms, x, self.inputs.T, alpha=-2), k)[1]
-        # Anew: the squares above are small differences of large numbers.
-        distances = (x.unsqueeze(1) - self.inputs[place]).norm(dim=2)
-        nearness = _nearness(distances) * weight[place]
-        nearness = nearness / nearness.sum(1, keepdim=True)
+        nearness, place = self.voters(x, n_neighbors)
         shares = nearness.unsqueeze(1).bmm(self.labels[place]).squeeze(1)
         return (1 - PRIOR_SHARE) * shares + PRIOR_SHARE * prior
+
+    def voters(self, x, n_neighbors=20):
+        """The stored rows that vote on each row.
+
+        Parameters
+        ----------
+        x, n_neighbors
+            As in :meth:`vote`.
+
+        Returns
+        -------
+        shares : Tensor of shape (n_samples, n_neighbors)
+            Of the vote; they sum to one.
+        places : Tensor of shape (n_samples, n_neighbors)
+            Where the rows are stored.
+        """
+        k = min(n_neighbors, int((self.rows >= 0).sum()))
+        norms = self.inputs.square().sum(1).masked_fill(self.rows < 0, torch.inf)
+        places = smallest(torch.addmm(norms, x, self.inputs.T, alpha=-2), k)[1]
+        # Anew: the squares above are small differences of large numbers.
+        distances = (x.unsqueeze(1) - self.inputs[places]).norm(dim=2)
+        nearness = _nearness(distances) * self._weight()[places]
+        return nearness / nearness.sum(1, keepdim=True), places
+
+    def _weight(self):
+        """Weight of each entry, the largest being 1."""
+        return (self.bias() - self.bias().max()).exp()
 
 
 def _nearness(distances):

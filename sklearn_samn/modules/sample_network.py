@@ -214,15 +214,32 @@ class SampleNetwork(nn.Module):
         weights = memory_weights(z, keys, bias, scale, **self.kernel)
         return weights.mean(0), squared_distances(z, keys).sqrt().mean(0)
 
+    def decide(self, x):
+        """How much each entry counts for each row, in attention and vote together.
+
+        Returns
+        -------
+        shares, distances : Tensor of shape (n_samples, memory_size)
+            Shares that sum to one, and the distances of :meth:`attend`.
+        """
+        weights, distances = self.attend(x)
+        if self.neighbor_weight:
+            votes, places = self.memory.voters(x, self.n_neighbors)
+            weights = (1 - self.neighbor_weight) * weights
+            weights = weights.scatter_add(1, places, self.neighbor_weight * votes)
+        return weights, distances
+
     def _scale(self, read):
         return nn.functional.softplus(self.temperature[read])
 
     def _walk(self, x, own=None):
         """Rows, their queries, and the share of attention on each class."""
         h = self.extract(x.expand(self.n_members, *x.shape))
+        if not self.queries:
+            return h, None, None
         bias = self.memory.bias()
         labels = self.memory.labels.expand(self.n_members, -1, -1)
-        keys = self.memory.entries.chunk(max(len(self.queries), 1), dim=2)
+        keys = self.memory.entries.chunk(len(self.queries), dim=2)
         seen, mass = [], None
         for i, query in enumerate(self.queries):
             z, block = query(h), i < len(self.values)
@@ -238,7 +255,7 @@ class SampleNetwork(nn.Module):
                 read = found[..., labels.shape[2] :] - mass.sum(2, True) * z
                 found = torch.cat([mass, read], dim=2)
                 h = h + self.values[i](found)
-        return h, torch.cat(seen, dim=2) if seen else None, mass
+        return h, torch.cat(seen, dim=2), mass
 
     def _logits(self, h, mass):
         logits = self.bias
