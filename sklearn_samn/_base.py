@@ -398,7 +398,8 @@ class NeuralMixin:
             return torch.device("cpu")
 
     def _numpy_dtype(self):
-        return np.dtype(getattr(self, "dtype", "float32"))
+        # That of the fit, whatever the parameter is by now.
+        return np.dtype(vars(self).get("_fitted_dtype", "float32"))
 
     def _to_dtype(self, module):
         return module.to(getattr(torch, self._numpy_dtype().name))
@@ -544,6 +545,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         A chunk is a part of rows that come bit by bit; ``changes`` go before the
         parameters of the training.
         """
+        self._fitted_dtype = self.dtype
         device = _training.resolve_device(self.device)
         seed = self._seed()
         rng = np.random.default_rng(seed)
@@ -725,8 +727,8 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         if beyond.any():
             raise ValueError(
                 f"The network's output for row {beyond.argmax()} is not finite: its "
-                f"features are too large for {self.dtype}. Scale them, or fit with "
-                f"scaling='robust'."
+                f"features are too large for {self._fitted_dtype}. Scale them, or fit "
+                f"with scaling='robust'."
             )
         return probabilities
 
@@ -924,6 +926,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         warm = self.warm_start and hasattr(self, "classes_")
         y, weight = self._validate_blocks(X, y, sample_weight, reset=not warm)
         self._set_classes(y[weight > 0], warm)
+        self._fitted_dtype = self.dtype
         device = _training.resolve_device(self.device)
         seed = self._seed()
         rng = np.random.default_rng(seed)

@@ -319,7 +319,7 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         return None if log_probs is None else log_probs.exp(), vectors
 
     def _probabilities(self, x):
-        if self.output == "vectors":
+        if self._module_args["output"] == "vectors":
             return self._vote(self.net_.module_(x).vectors)
         return self.net_.module_.log_probs(x).exp().mean(1)
 

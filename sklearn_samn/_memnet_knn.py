@@ -346,7 +346,7 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
             *self._over_memories(self.net_.module_.read, x), strict=True
         )
         probabilities = torch.stack(log_probs).exp().mean(0)
-        if not self.predict_vectors:
+        if self._module_args["output"] == "labels":
             return probabilities, None
         return probabilities, torch.stack(vectors).mean(0)
 

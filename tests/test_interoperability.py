@@ -858,6 +858,41 @@ def test_partial_fit_begins_with_a_single_row():
     assert (model.predict(X) == y[0]).all()
 
 
+CHANGES = {
+    "dtype": ["float64"],
+    "scaling": [None],
+    "hidden_layer_sizes": [(3,)],
+    "n_neighbors": [2],
+    "temperature": [3.0],
+    "output": ["labels", "vectors"],
+    "predict_vectors": [False, True],
+    "memory_size": [3],
+    "head": ["linear"],
+    "n_prototypes": [1],
+    "neighbor_weight": [0.0],
+    "n_members": [2],
+}
+
+
+@pytest.mark.parametrize(
+    "classifier",
+    [SAMN, SEQ2SEQ, VECTORS, MEMNET, clone(MEMNET).set_params(predict_vectors=False)],
+    ids=["samn", "seq2seq", "vectors", "memnet", "memnet labels"],
+)
+def test_a_parameter_set_after_fit_waits_for_the_next(classifier):
+    X, y = overlapping()
+    fitted = clone(classifier).fit(X, y)
+    before = fitted.get_params()
+    expected = fitted.predict_proba(X)
+    for name in CHANGES.keys() & before.keys():
+        for value in CHANGES[name]:
+            fitted.set_params(**{name: value})
+            assert_array_equal(fitted.predict_proba(X), expected)
+            if hasattr(fitted, "predict_neighbors"):
+                fitted.predict_neighbors(X)
+        fitted.set_params(**{name: before[name]})
+
+
 def test_partial_fit_after_fit_goes_on():
     X, y = separable()
     model = clone(SAMN).fit(X, y)
