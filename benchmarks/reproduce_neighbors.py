@@ -6,6 +6,7 @@ and MNkNN_VEC (MemNetKNNClassifier), with their defaults, beside
 - the paper's benchmarks: kNN (K = 5), FFN (four layers of MLPClassifier with early
   stopping), MemN2N (the paper's MNkNN, trained and read at the last hop only)
 - RandomForest, HistGradientBoosting, XGBoost and LightGBM with their defaults
+- "V2VSLS, wide": with twice the units, which many rows of little noise pay for
 - with --paper the published version of each network, from the Notes of its docstring
 - "cross-entropy alone": the same network with each row as its own K neighbours, which
   leaves cross-entropy, of each step and of their mean, and says what real neighbours
@@ -92,6 +93,7 @@ OURS = "V2LS V2VS V2VSLS MNkNN MNkNN_VEC".split()
 OUT_OF_CORE = ", out of core"
 CROSS_ENTROPY = ", cross-entropy alone"
 PUBLISHED = ", paper"
+WIDE = ", wide"
 
 # The paper's numbers: Table 2 and, for SensIT, Table 3.
 IN_PAPER = {
@@ -242,6 +244,7 @@ NETWORKS = {
     "MNkNN" + CROSS_ENTROPY: (PlainMemNet, {"predict_vectors": False}),
     "MemN2N": (MemN2N, {"predict_vectors": False}),
 }
+WIDER = {"hidden_layer_sizes": (256,), "hidden_size": 128, "dropout": 0.1}
 # From the Notes of the docstrings.
 PAPER_SETTING = {
     "hidden_layer_sizes": (),
@@ -279,6 +282,7 @@ MODELS = {
     "XGBoost": lambda seed, k: XGBClassifier(n_jobs=1, random_state=seed),
     "LightGBM": lambda seed, k: LGBMClassifier(n_jobs=1, verbose=-1, random_state=seed),
     **{name: network(name) for name in OURS},
+    "V2VSLS" + WIDE: network("V2VSLS", **WIDER),
     "kNN" + OUT_OF_CORE: SubsetKNN,
     **{
         name + OUT_OF_CORE: network(name, neighbors="subsets", **SUBSETS)
