@@ -28,6 +28,8 @@ last one ended. Writes reproduce_oversampling.csv and .md to --out, the figures
 oversampling_paper.png and oversampling_tsne.png to --figures.
 
 Usage: python benchmarks/reproduce_oversampling.py [--seeds 5] [--n-jobs 2]
+       python benchmarks/reproduce_oversampling.py --sets covertype_397k
+           --classifiers XGBoost RF   (the FFN takes an hour a sampler there)
        python benchmarks/reproduce_oversampling.py --report-only
 """
 
@@ -122,7 +124,7 @@ def parts_of(data_dir, data_set, seed, max_train):
     return X_train, X_test, y_train, y_test, categorical
 
 
-def measure(data_set, seed, sampler, *, data_dir, max_train):
+def measure(data_set, seed, sampler, *, data_dir, max_train, classifiers):
     """The rows of the CSV, one a classifier, on the same resampled data."""
     X_train, X_test, y_train, y_test, categorical = parts_of(
         data_dir, data_set, seed, max_train
@@ -132,8 +134,8 @@ def measure(data_set, seed, sampler, *, data_dir, max_train):
         made, categorical, X_train, y_train, X_test
     )
     rows = []
-    for name, make_classifier in CLASSIFIERS.items():
-        classifier = make_classifier(seed)
+    for name in classifiers:
+        classifier = CLASSIFIERS[name](seed)
         _, fit_seconds = timed(classifier.fit, X_new, y_new)
         predicted = classifier.predict(X_test)
         figures = {
@@ -159,6 +161,11 @@ def points(own, metric="f1"):
     return 100 * table
 
 
+def ran(own):
+    """The classifiers that have run on a set."""
+    return [name for name in CLASSIFIERS if name in set(own["classifier"])]
+
+
 def best_classifier(table, sampler):
     return (sampler, table[sampler].mean().idxmax())
 
@@ -168,7 +175,7 @@ def scores_table(own, metric):
     table = points(own, metric)
     mean, deviation = table.mean(), table.std(ddof=0)
     cells = mean.map("{:.2f}".format) + deviation.map(" ± {:.2f}".format)
-    cells = cells.unstack(sort=False).loc[[*MAKERS], [*CLASSIFIERS]]
+    cells = cells.unstack(sort=False).loc[[*MAKERS], ran(own)]
     about = own.groupby("model", observed=True)
     cells["rows made"] = about["n_synthetic"].mean().map("{:,.0f}".format)
     cells["seconds"] = about["sample_seconds"].mean().map("{:.1f}".format)
@@ -248,13 +255,14 @@ def draw_scores(frame, path):
     )
     width = 0.84 / len(MAKERS)
     for axis, name in zip(axes[0], names, strict=True):
-        table = points(frame[frame["data_set"] == name])
+        own = frame[frame["data_set"] == name]
+        table, classifiers = points(own), ran(own)
         mean, deviation = table.mean(), table.std(ddof=0)
         low, high = (mean - deviation).min(), (mean + deviation).max()
         span = high - low
         for k, sampler in enumerate(MAKERS):
-            place = np.arange(len(CLASSIFIERS)) + (k - (len(MAKERS) - 1) / 2) * width
-            heights, errors = (t[sampler][[*CLASSIFIERS]] for t in (mean, deviation))
+            place = np.arange(len(classifiers)) + (k - (len(MAKERS) - 1) / 2) * width
+            heights, errors = (t[sampler][classifiers] for t in (mean, deviation))
             axis.bar(
                 place,
                 heights,
@@ -275,7 +283,7 @@ def draw_scores(frame, path):
                     fontsize=7,
                 )
         axis.set(ylim=(low - 0.25 * span, high + 0.22 * span), title=TITLES[name])
-        axis.set_xticks(range(len(CLASSIFIERS)), labels=[*CLASSIFIERS])
+        axis.set_xticks(range(len(classifiers)), labels=classifiers)
         axis.tick_params(axis="x", length=0)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("macro F1, % (axes do not start at 0)")
@@ -336,6 +344,9 @@ def main():
     parser = make_parser(__doc__, sets=[*TITLES], seeds=5, max_train=None)
     parser.add_argument("--max-train", type=int, metavar="ROWS", help="default: all")
     parser.add_argument("--n-jobs", type=int, default=1, help="processes")
+    parser.add_argument(
+        "--classifiers", nargs="+", choices=CLASSIFIERS, default=[*CLASSIFIERS]
+    )
     parser.add_argument("--report-only", action="store_true", help="from the CSV")
     images = ROOT / "doc" / "images"
     parser.add_argument("--figures", type=pathlib.Path, default=images, metavar="DIR")
@@ -350,7 +361,10 @@ def main():
             for sampler in MAKERS
         ]
         function = functools.partial(
-            measure, data_dir=args.data_dir, max_train=args.max_train
+            measure,
+            data_dir=args.data_dir,
+            max_train=args.max_train,
+            classifiers=args.classifiers,
         )
         tasks = missing(path, tasks, ("data_set", "seed", "sampler"))
         run_tasks(path, tasks, function, args.n_jobs)
