@@ -370,6 +370,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         ValueError
             If the data cannot be used, the training diverges, or ``out`` cannot hold
             the rows; the sampler is then as it was before the call.
+        TypeError
+            If X is a frame of polars or pyarrow.
         OSError
             If ``out`` cannot be written.
         """
@@ -382,6 +384,11 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
                 f"{type(X).__name__} holds rows that are read by block: say by out= "
                 f"where to put them and the new ones, or take them from "
                 f"resample_blocks."
+            )
+        if hasattr(X, "to_pandas"):
+            raise TypeError(
+                f"X is a {type(X).__module__.split('.')[0]} {type(X).__name__}, which "
+                f"imbalanced-learn does not take: pass X.to_pandas()."
             )
         check_one_kind(y)
         with unchanged_on_failure(self):

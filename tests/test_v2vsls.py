@@ -187,6 +187,13 @@ def test_dates_are_refused():
         resampled(X, y)
 
 
+def test_frames_that_imbalanced_learn_does_not_take_are_refused():
+    pyarrow = pytest.importorskip("pyarrow")
+    X, y = numbers()
+    with pytest.raises(TypeError, match=r"pyarrow Table.*pass X.to_pandas"):
+        V2VSLS().fit_resample(pyarrow.table({"a": X[:, 0], "b": X[:, 1]}), y)
+
+
 def test_scaling_by_ranks():
     """A skewed column keeps the shape that its class has."""
     X, y = numbers((400, 100))
