@@ -1,0 +1,95 @@
+"""What is done on a GPU, where there is one, beside the same on the CPU."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.datasets import make_blobs
+
+from sklearn_samn import (
+    V2VSLS,
+    KNNSeq2SeqClassifier,
+    MemNetKNNClassifier,
+    SAMNClassifier,
+)
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a machine with CUDA"
+)
+
+SEQ2SEQ = KNNSeq2SeqClassifier(max_epochs=5, device="cuda", random_state=0)
+SAMN = SAMNClassifier(max_epochs=5, device="cuda", random_state=0)
+CLASSIFIERS = {
+    "samn": SAMN,
+    # A memory smaller than the data, several members, blocks of attention.
+    "samn members": clone(SAMN).set_params(
+        memory_size=64, support_size=100, n_members=2, n_attention_blocks=2
+    ),
+    "samn paper": clone(SAMN).set_params(n_prototypes=1),
+    "seq2seq": SEQ2SEQ,
+    "vectors": clone(SEQ2SEQ).set_params(output="vectors"),
+    "memnet": MemNetKNNClassifier(max_epochs=5, device="cuda", random_state=0),
+}
+every_classifier = pytest.mark.parametrize("name", CLASSIFIERS)
+
+
+def rows(n_samples=300):
+    centers = 8 * np.eye(4)[:3]
+    X, y = make_blobs(n_samples, centers=centers, cluster_std=1.5, random_state=0)
+    X[::20, 0] = np.nan
+    return X, y
+
+
+@every_classifier
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_the_cpu_predicts_what_the_gpu_does(name, early_stopping):
+    X, y = rows()
+    model = clone(CLASSIFIERS[name]).set_params(early_stopping=early_stopping)
+    model.fit(X[:200], y[:200])
+    assert next(model.net_.module_.parameters()).is_cuda
+    assert model.score(X[200:], y[200:]) > 0.8
+    elsewhere = pickle.loads(pickle.dumps(model)).set_params(device="cpu")
+    assert not next(elsewhere.net_.module_.parameters()).is_cuda
+    assert_allclose(elsewhere.predict_proba(X), model.predict_proba(X), atol=1e-3)
+
+
+@every_classifier
+def test_methods_beside_predict(name):
+    X, y = rows()
+    model = clone(CLASSIFIERS[name]).fit(X, y)
+    elsewhere = pickle.loads(pickle.dumps(model)).set_params(device="cpu")
+    if hasattr(model, "embed"):
+        assert_allclose(elsewhere.embed(X), model.embed(X), atol=1e-2)
+        weights, _ = model.attention(X[:5])
+        assert_allclose(elsewhere.attention(X[:5])[0], weights, atol=1e-2)
+        assert len(model.explain(X[:5], n_samples=2)) == 10
+        model.partial_fit(X, y)
+    else:
+        _, vectors = model.predict_neighbors(X[:5])
+        assert vectors.shape == (5, 5, 4)
+    model.set_params(warm_start=True).fit(X, y)
+    assert model.score(X, y) > 0.8
+
+
+@pytest.mark.parametrize("name", ["seq2seq", "memnet"])
+def test_rows_that_are_read_by_block(name):
+    X, y = rows()
+    X = np.nan_to_num(X).astype(np.float32)
+    model = clone(CLASSIFIERS[name]).set_params(out_of_core=True).fit(X, y)
+    out = model.predict_proba(X, out=np.empty((len(X), 3), dtype=np.float32))
+    assert_allclose(out, model.predict_proba(X), atol=1e-5)
+    assert model.score(X, y) > 0.8
+
+
+def test_the_sampler():
+    X, y = rows()
+    kept = (y > 0) | (np.arange(len(y)) % 4 == 0)
+    X, y = X[kept], y[kept]
+    sampler = V2VSLS(device="cuda", random_state=0)
+    X_new, y_new = sampler.fit_resample(X, y)
+    assert_array_equal(X_new[: len(X)], X)
+    assert len(set(np.bincount(y_new).tolist())) == 1
+    assert sampler.sample(7)[0].shape == (7, 4)
