@@ -1088,9 +1088,11 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         if out is None:
             out = np.empty((X.shape[0], *shape), dtype=values.dtype)
         _blocks.check_out(out, (_num_samples(X), *shape), values)
-        parts = ((i, X.named(rows)) for i, rows in X) if by_block else [(0, X)]
-        for start, rows in parts:
-            _blocks.write(out, start, predict(rows))
+        for start, rows in X if by_block else [(0, X)]:
+            named = X.named(rows) if by_block else rows
+            _blocks.write(out, start, predict(named))
+            # Else the next block is read beside this one.
+            del rows, named
         return out
 
     def predict_neighbors(self, X):

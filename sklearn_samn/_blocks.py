@@ -267,10 +267,18 @@ class _NpyPart:
         array = np.load(path, mmap_mode="r")
         self.shape, self.dtype = array.shape, array.dtype
         self.dtypes = {None: self.dtype}
+        self._offset = array.offset if array.flags.c_contiguous else None
 
     def read(self, start, stop):
-        # Mapped for this block alone: touched pages count as the process's memory.
-        return np.array(np.load(self._path, mmap_mode="r")[start:stop])
+        if self._offset is None:
+            # Mapped for this block alone: touched pages count as the process's memory.
+            return np.array(np.load(self._path, mmap_mode="r")[start:stop])
+        width = self.shape[1]
+        first = self._offset + start * width * self.dtype.itemsize
+        count = (stop - start) * width
+        return np.fromfile(self._path, self.dtype, count, offset=first).reshape(
+            -1, width
+        )
 
 
 class _ParquetPart:
