@@ -725,8 +725,8 @@ def predict_batches(function, make_inputs, n_rows, batch_size=None):
     n_rows : int
         Number of rows.
     batch_size : int, default=None
-        Rows at a time; by default a quarter of them, from 1,024 to 4,096: a batch for
-        each of four threads, and few turns between threads where there are many rows.
+        Rows at a time; by default equal batches of 1,024 to 4,096, four where that
+        can be: one for each of four threads, and few turns between threads.
 
     Returns
     -------
@@ -734,7 +734,9 @@ def predict_batches(function, make_inputs, n_rows, batch_size=None):
         The results, batches joined.
     """
     n_threads = torch.get_num_threads()
-    batch_size = batch_size or min(max(math.ceil(n_rows / 4), 1024), 4096)
+    if batch_size is None:
+        wanted = max(min(n_rows // 1024, 4), math.ceil(n_rows / 4096), 1)
+        batch_size = max(math.ceil(n_rows / wanted), 1)
 
     @torch.inference_mode()
     def run(start):
