@@ -186,20 +186,27 @@ def squared_distances(a, b):
 class SampleAttention(nn.Module):
     """One block of sample attention: what a memory says is added to each row.
 
-    Queries are z W_q, keys M W_k, values M W_v; the weights are the softmax of
-    the kernel scores over the memory, and the row-wise result is
-    z + weights M W_v.
+    Queries are z W_q, keys M W_k, values M W_v, each cut into ``n_heads`` parts; the
+    weights of a head are the softmax of the kernel scores of its part over the memory,
+    and the result is z plus what the heads read, side by side.
 
     Parameters
     ----------
     n_features : int
         Width h of the rows and of the memory.
-    kernel : {"linear", "poly", "rbf", "sigmoid"}, default="linear"
+    n_heads : int, default=1
+        Heads, which attend each with its part of the width; a divisor of n_features.
+    kernel : {"linear", "poly", "rbf", "sigmoid", "exponential"}, default="linear"
         Kernel of the scores, see :func:`kernel_scores`.
     degree : int, default=3
         Degree of the polynomial kernel.
     coef0 : float, default=1.0
         Constant of the polynomial and the sigmoid kernel.
+
+    Raises
+    ------
+    ValueError
+        If n_features is not a multiple of n_heads.
 
     Notes
     -----
@@ -208,21 +215,28 @@ class SampleAttention(nn.Module):
     - z: (n_samples, n_features)
     - memory: (n_entries, n_features)
     - filled: (n_entries,) bool, entries that hold something
-    - output: (n_samples, n_features) and the weights (n_samples, n_entries)
+    - output: (n_samples, n_features) and the weights (n_samples, n_entries), means over
+      the heads
 
     Examples
     --------
     >>> import torch
     >>> from sklearn_samn.modules import SampleAttention
-    >>> block = SampleAttention(8, kernel="rbf")
+    >>> block = SampleAttention(8, n_heads=2, kernel="rbf")
     >>> filled = torch.tensor([True, True, False])
     >>> z, weights = block(torch.randn(5, 8), torch.randn(3, 8), filled)
     >>> z.shape, weights[:, 2].max().item()
     (torch.Size([5, 8]), 0.0)
     """
 
-    def __init__(self, n_features, *, kernel="linear", degree=3, coef0=1.0):
+    def __init__(self, n_features, *, n_heads=1, kernel="linear", degree=3, coef0=1.0):
         super().__init__()
+        if n_features % n_heads:
+            raise ValueError(
+                f"n_features={n_features} is not a multiple of n_heads={n_heads}: each "
+                "head takes an equal part of the width"
+            )
+        self.n_heads = n_heads
         self.kernel = kernel
         self.degree = degree
         self.coef0 = coef0
@@ -233,13 +247,18 @@ class SampleAttention(nn.Module):
 
     def forward(self, z, memory, filled):
         scores = kernel_scores(
-            self.query(z),
-            self.key(memory),
+            self._heads(self.query(z)),
+            self._heads(self.key(memory)),
             kernel=self.kernel,
             degree=self.degree,
             coef0=self.coef0,
         )
         # A finite lowest score: a softmax over -inf alone would be NaN.
         scores = scores.masked_fill(~filled, torch.finfo(scores.dtype).min)
-        weights = scores.softmax(dim=1)
-        return z + weights @ self.value(memory), weights
+        weights = scores.softmax(dim=2)
+        read = weights @ self._heads(self.value(memory))
+        return z + read.transpose(0, 1).flatten(1), weights.mean(0)
+
+    def _heads(self, rows):
+        """Rows cut into (n_heads, n_rows, width of a head)."""
+        return rows.unflatten(1, (self.n_heads, -1)).transpose(0, 1)

@@ -88,6 +88,30 @@ def test_each_matrix_maps_its_own_side():
     )
 
 
+def test_heads_attend_each_with_their_part_of_the_width():
+    rng = np.random.default_rng(0)
+    z, memory = rng.normal(size=(2, 4)), rng.normal(size=(3, 4))
+    w_q, w_k, w_v = rng.normal(size=(3, 4, 4))
+    block = attention(w_q.tolist(), w_k.tolist(), w_v.tolist(), n_heads=2, kernel="rbf")
+    out, weights = block(
+        torch.from_numpy(z), torch.from_numpy(memory), torch.ones(3, dtype=torch.bool)
+    )
+    queries, keys, values = z @ w_q, memory @ w_k, memory @ w_v
+    first, second = (
+        softmax(-((q[:, None] - k[None]) ** 2).sum(axis=2) / math.sqrt(2))
+        for q, k in ((queries[:, :2], keys[:, :2]), (queries[:, 2:], keys[:, 2:]))
+    )
+    read = np.hstack([first @ values[:, :2], second @ values[:, 2:]])
+    np.testing.assert_allclose(out.detach().numpy(), z + read, rtol=1e-12)
+    mean = (first + second) / 2
+    np.testing.assert_allclose(weights.detach().numpy(), mean, rtol=1e-12)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(ValueError, match=r"n_features=6 .* of n_heads=4"):
+        SampleAttention(6, n_heads=4)
+
+
 def test_unfilled_entries_get_no_weight_whatever_they_hold():
     identity = np.eye(4).tolist()
     block = attention(identity, identity, identity)
