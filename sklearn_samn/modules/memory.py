@@ -1,5 +1,7 @@
 """The memory block: class prototypes or stored samples that outlive a batch."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -310,7 +312,7 @@ def _nearness(distances):
     return nearness - nearness.amin(1, keepdim=True) + 1e-6
 
 
-def smallest(values, k, group=16):
+def smallest(values, k):
     """The k smallest values of each row, in any order, and where they are.
 
     They are among the k groups with the smallest minima, which takes about half of the
@@ -323,16 +325,18 @@ def smallest(values, k, group=16):
     >>> sorted(values[0].tolist()), sorted(places[0].tolist())
     ([0.0, 1.0], [198, 199])
     """
-    if values.shape[1] <= 2 * k * group:
+    n_values = values.shape[1]
+    # As many groups as there are values in k of them.
+    group = math.isqrt(n_values // k)
+    if group < 4:
         return values.topk(k, dim=1, largest=False, sorted=False)
-    padded = torch.nn.functional.pad(
-        values, (0, -values.shape[1] % group), value=torch.inf
-    )
+    n_groups = n_values // group
     # A group is every n-th value: minima along the rows of a matrix are faster.
-    groups = padded.unflatten(1, (group, -1))
-    n_groups = groups.shape[2]
+    groups = values[:, : n_groups * group].unflatten(1, (group, n_groups))
     first = groups.amin(1).topk(k, dim=1, largest=False, sorted=False).indices
     members = n_groups * torch.arange(group, device=values.device)
+    rest = torch.arange(n_groups * group, n_values, device=values.device)
     places = (first.unsqueeze(2) + members).flatten(1)
-    best, index = padded.gather(1, places).topk(k, dim=1, largest=False, sorted=False)
+    places = torch.cat([places, rest.expand(len(values), -1)], dim=1)
+    best, index = values.gather(1, places).topk(k, dim=1, largest=False, sorted=False)
     return best, places.gather(1, index)
