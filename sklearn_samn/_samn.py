@@ -26,11 +26,11 @@ MAX_AUTO_BATCH_SIZE = 256
 BY_SIZE = {"dropout": (0.3, 0.1), "lr": (5e-3, 6e-3), "max_epochs": (20, 16)}
 # Rows embedded at a time when the memory is filled.
 SUPPORT_BATCH = 1024
-# Rows that read stored ones at a time in prediction: their scores of all entries stay
-# in the processor's cache.
-PREDICT_BATCH = 256
+# Scores of stored rows at a time in prediction, which stay in the cache of a processor,
+# and the fewest rows that are worth a call.
+PREDICT_SCORES, PREDICT_BATCH = 2**20, 256
 # Rows whose attention over the whole memory is held at a time.
-LOOKING_BATCH = 64
+LOOKING_BATCH = 32
 # Keeps a sum of no weights from being divided by.
 TINY = 1e-30
 # Training rows whose attention tells which entries matter.
@@ -624,7 +624,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         total = spread = 0
         for part in rows.split(LOOKING_BATCH):
             inputs = dataset[part][0]
-            weights, _ = module.attend(inputs["x"])
+            weights = module.attend(inputs["x"])
             own = inputs["row"].unsqueeze(1) == module.memory.rows
             weights = weights.masked_fill(own, 0)
             weights = weights / weights.sum(1, keepdim=True).clamp_min(TINY)
@@ -684,9 +684,12 @@ class SAMNClassifier(BaseNeuralClassifier):
 
     def _probabilities(self, x):
         probabilities = self.net_.module_.probabilities
-        if not len(vars(self).get("support_", ())):
+        n_entries = len(getattr(self, "support_", ()))
+        if n_entries == 0:
             return probabilities(x)
-        return torch.cat([probabilities(part) for part in x.split(PREDICT_BATCH)])
+        n_rows = max(PREDICT_SCORES // n_entries, PREDICT_BATCH)
+        parts = x.chunk(math.ceil(len(x) / n_rows))
+        return torch.cat([probabilities(part) for part in parts])
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, classes=None, sample_weight=None):
@@ -808,7 +811,7 @@ class SAMNClassifier(BaseNeuralClassifier):
 
         def look(x):
             if stored:
-                weights, distances = getattr(module, method)(x)
+                weights, distances = getattr(module, method)(x), module.distances(x)
             else:
                 weights = module.attend(x)[:, -1]
                 distances = torch.cdist(module.embed(x), module.memory.entries)

@@ -167,7 +167,10 @@ class SampleNetwork(nn.Module):
 
     def forward(self, x, labels=None, weight=None, row=None):
         own = None if row is None else self.memory.own(row)
-        h, z, mass = self._walk(x, own)
+        h, queries = self._walk(x, own)
+        z, mass = torch.cat(queries or [h], dim=2), None
+        if queries:
+            h, mass = self._read(-1, h, queries[-1], own)
         if labels is not None:
             self.memory.write(z, labels, weight, row, self.kept(x))
         return SampleOutput(self._logits(h, mass), z)
@@ -195,67 +198,77 @@ class SampleNetwork(nn.Module):
 
         Where nothing reads a memory, the rows that the linear layer scores.
         """
-        h, queries, _ = self._walk(x)
-        return h if queries is None else queries
+        h, queries = self._walk(x)
+        return torch.cat(queries or [h], dim=2)
 
     def attend(self, x):
-        """How each row looks at the memory in the last of its reads.
+        """How much each row looks at each entry in the last of its reads.
 
         Returns
         -------
-        weights, distances : Tensor of shape (n_samples, memory_size)
-            Means over the members.
+        Tensor of shape (n_samples, memory_size)
+            Attention, mean over the members; it sums to one.
         """
-        z, keys = (
-            entries.chunk(len(self.queries), dim=2)[-1]
-            for entries in (self.embed(x), self.memory.entries)
-        )
+        z, keys = self._last(self.embed(x)), self._last(self.memory.entries)
         scale, bias = self._scale(-1), self.memory.bias()
-        weights = memory_weights(z, keys, bias, scale, **self.kernel)
-        return weights.mean(0), squared_distances(z, keys).sqrt().mean(0)
+        return memory_weights(z, keys, bias, scale, **self.kernel).mean(0)
 
     def decide(self, x):
         """How much each entry counts for each row, in attention and vote together.
 
         Returns
         -------
-        shares, distances : Tensor of shape (n_samples, memory_size)
-            Shares that sum to one, and the distances of :meth:`attend`.
+        Tensor of shape (n_samples, memory_size)
+            Shares that sum to one.
         """
-        weights, distances = self.attend(x)
+        weights = self.attend(x)
         if self.neighbor_weight:
             votes, places = self.memory.voters(x, self.n_neighbors)
             weights = (1 - self.neighbor_weight) * weights
             weights = weights.scatter_add(1, places, self.neighbor_weight * votes)
-        return weights, distances
+        return weights
+
+    def distances(self, x):
+        """Distance of each row to each entry where the last of the reads sees them.
+
+        Returns
+        -------
+        Tensor of shape (n_samples, memory_size)
+            Means over the members.
+        """
+        z, keys = self._last(self.embed(x)), self._last(self.memory.entries)
+        return squared_distances(z, keys).sqrt().mean(0)
+
+    def _last(self, entries):
+        """Of rows as they are stored, what the last of the reads sees."""
+        return entries.chunk(len(self.queries), dim=2)[-1]
 
     def _scale(self, read):
         return nn.functional.softplus(self.temperature[read])
 
     def _walk(self, x, own=None):
-        """Rows, their queries, and the share of attention on each class."""
+        """Rows as they are before the last read, and the queries of all reads."""
         h = self.extract(x.expand(self.n_members, *x.shape))
-        if not self.queries:
-            return h, None, None
-        bias = self.memory.bias()
+        queries = [query(h) for query in self.queries[:1]]
+        for read, query in enumerate(self.queries[1:]):
+            h = self._read(read, h, queries[read], own)[0]
+            queries.append(query(h))
+        return h, queries
+
+    def _read(self, read, h, z, own):
+        """Rows with what they read, and the share of attention on each class."""
         labels = self.memory.labels.expand(self.n_members, -1, -1)
-        keys = self.memory.entries.chunk(len(self.queries), dim=2)
-        seen, mass = [], None
-        for i, query in enumerate(self.queries):
-            z, block = query(h), i < len(self.values)
-            values = torch.cat([labels, keys[i]], dim=2) if block else labels
-            found = read_memory(
-                z, keys[i], values, bias, self._scale(i), own, **self.kernel
-            )
-            mass = found[..., : labels.shape[2]]
-            seen.append(z)
-            if block:
-                # The rows read relative to the own: zero where they agree, or where
-                # nothing is seen and all shares are zero.
-                read = found[..., labels.shape[2] :] - mass.sum(2, True) * z
-                found = torch.cat([mass, read], dim=2)
-                h = h + self.values[i](found)
-        return h, torch.cat(seen, dim=2), mass
+        keys = self.memory.entries.chunk(len(self.queries), dim=2)[read]
+        values = torch.cat([labels, keys], dim=2) if self.values else labels
+        bias, scale = self.memory.bias(), self._scale(read)
+        found = read_memory(z, keys, values, bias, scale, own, **self.kernel)
+        mass = found[..., : labels.shape[2]]
+        if self.values:
+            # The rows read relative to the own: zero where they agree, or where nothing
+            # is seen and all shares are zero.
+            found_rows = found[..., labels.shape[2] :] - mass.sum(2, True) * z
+            h = h + self.values[read](torch.cat([mass, found_rows], dim=2))
+        return h, mass
 
     def _logits(self, h, mass):
         logits = self.bias

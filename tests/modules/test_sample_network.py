@@ -385,8 +385,8 @@ def test_a_block_adds_what_it_reads():
     h = h + found @ value.weight[0].numpy() + value.bias[0].numpy()
     expected = h @ net.linear.weight[0].numpy() + net.bias.numpy()
     assert_allclose(net(torch.from_numpy(x)).logits[0], expected, rtol=1e-8)
-    look, distances = net.attend(torch.from_numpy(x))
-    assert_allclose(look, weights, rtol=1e-6)
+    assert_allclose(net.attend(torch.from_numpy(x)), weights, rtol=1e-6)
+    distances = net.distances(torch.from_numpy(x))
     assert_allclose(distances, np.linalg.norm(q[:, None] - z[0], axis=2), rtol=1e-6)
 
 
