@@ -145,7 +145,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         "one_cycle" climbs in a line to ``lr`` over the first tenth of the steps and
         falls to zero in a cosine; "constant" is the paper's.
     batch_size : "auto" or int, at least 1, default="auto"
-        Rows a step. "auto" is the power of two nearest to a sixth of the training
+        Rows a step. "auto" is the power of two nearest to a quarter of the training
         rows, within 32 and 256. More than there are rows is clipped with a warning.
     optimizer : {"adamw", "adam", "sgd"}, default="adamw"
         Optimizer, torch's fused version.
@@ -493,7 +493,7 @@ class SAMNClassifier(BaseNeuralClassifier):
     def _resolve_batch_size(self, n_rows):
         if self.batch_size != "auto":
             return super()._resolve_batch_size(n_rows)
-        wanted = 2 ** max(round(np.log2(n_rows / 6)), 5)
+        wanted = 2 ** max(round(np.log2(n_rows / 4)), 5)
         return int(min(wanted, MAX_AUTO_BATCH_SIZE, n_rows))
 
     def _fit(self, X, y, sample_weight):
