@@ -93,7 +93,6 @@ OURS = "V2LS V2VS V2VSLS MNkNN MNkNN_VEC".split()
 OUT_OF_CORE = ", out of core"
 CROSS_ENTROPY = ", cross-entropy alone"
 PUBLISHED = ", paper"
-WIDE = ", wide"
 
 # The paper's numbers: Table 2 and, for SensIT, Table 3.
 IN_PAPER = {
@@ -244,7 +243,6 @@ NETWORKS = {
     "MNkNN" + CROSS_ENTROPY: (PlainMemNet, {"predict_vectors": False}),
     "MemN2N": (MemN2N, {"predict_vectors": False}),
 }
-WIDER = {"hidden_layer_sizes": (256,), "hidden_size": 128, "dropout": 0.1}
 # From the Notes of the docstrings.
 PAPER_SETTING = {
     "hidden_layer_sizes": (),
@@ -282,7 +280,9 @@ MODELS = {
     "XGBoost": lambda seed, k: XGBClassifier(n_jobs=1, random_state=seed),
     "LightGBM": lambda seed, k: LGBMClassifier(n_jobs=1, verbose=-1, random_state=seed),
     **{name: network(name) for name in OURS},
-    "V2VSLS" + WIDE: network("V2VSLS", **WIDER),
+    "V2VSLS, wide": network(
+        "V2VSLS", hidden_layer_sizes=(256,), hidden_size=128, dropout=0.1
+    ),
     "kNN" + OUT_OF_CORE: SubsetKNN,
     **{
         name + OUT_OF_CORE: network(name, neighbors="subsets", **SUBSETS)
