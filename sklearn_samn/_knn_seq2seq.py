@@ -17,7 +17,7 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
     output : {"labels", "vectors", "both"}, default="both"
         What is predicted of the neighbours: their labels (the paper's V2LS), their
         feature vectors (V2VS), or both (V2VSLS). With "vectors" alone a class is a vote
-        over the training rows nearest to the predicted vectors, each with its weight.
+        over the K training rows nearest to each predicted vector, with their weights.
     n_neighbors : int, at least 1, default=5
         K, the number of neighbours a row's network predicts.
     neighbors : {"exact", "subsets"} or object, default="exact"
@@ -325,13 +325,14 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         return self.net_.module_.log_probs(x).exp().mean(1)
 
     def _vote(self, vectors):
-        """Share of each class among the rows nearest to the predicted vectors."""
+        """Share of each class among the K rows nearest to each of the K vectors."""
         if "_search" not in vars(self):
             self._search = _neighbors.make_search(
                 self.neighbors, self._reference, self.n_jobs
             )
+        n_rows, k, _ = vectors.shape
         nearest = self._search.kneighbors(
-            vectors.flatten(0, 1).cpu().numpy(), n_neighbors=1, return_distance=False
+            vectors.flatten(0, 1).cpu().numpy(), n_neighbors=k, return_distance=False
         )
-        votes = self._votes[np.asarray(nearest).reshape(vectors.shape[:2])].sum(1)
+        votes = self._votes[np.asarray(nearest).reshape(n_rows, k * k)].sum(1)
         return torch.from_numpy(votes / votes.sum(1, keepdims=True))

@@ -1020,6 +1020,17 @@ def test_predict_neighbors(classifier, labels, vectors):
         assert (distances.argmin(axis=2) == y[:20, None]).mean() > 0.9
 
 
+def test_vectors_vote_by_the_rows_nearest_to_each():
+    X, _ = separable()
+    y = np.random.default_rng(0).integers(0, 3, len(X))
+    model = clone(SEQ2SEQ).set_params(output="vectors", scaling=None).fit(X, y)
+    vectors = model.predict_neighbors(X[:20])[1]
+    search = NearestNeighbors(n_neighbors=vectors.shape[1]).fit(X)
+    nearest = [search.kneighbors(row, return_distance=False) for row in vectors]
+    shares = np.eye(3)[y[np.array(nearest)]].mean(axis=(1, 2))
+    assert_allclose(model.predict_proba(X[:20]), shares, atol=1e-6)
+
+
 @pytest.mark.parametrize("scaling", ["robust", "quantile", None])
 def test_memnet_attention_and_memories(scaling):
     X, y = separable()
