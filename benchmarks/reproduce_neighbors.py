@@ -250,6 +250,7 @@ PAPER_SETTING = {
     "lr_schedule": "constant",
     "optimizer": "adam",
     "weight_decay": 0.0,
+    "scaling": "robust",
 }
 
 

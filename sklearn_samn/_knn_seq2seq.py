@@ -74,7 +74,7 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         Optimizer, torch's fused version.
     weight_decay : float, at least 0, default=0.01
         Weight decay of the weight matrices; biases and norms do not decay.
-    scaling : {"auto", "robust", "quantile"} or None, default="robust"
+    scaling : {"auto", "robust", "quantile"} or None, default="auto"
         How numbers are scaled inside. "robust": centred at the median, divided by the
         interquartile range, then clipped smoothly to (-3, 3), so that raw features and
         outliers work as they come. "quantile": to a normal distribution by rank, save
@@ -176,7 +176,7 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
 
     The published version is ``KNNSeq2SeqClassifier(hidden_layer_sizes=(),
     n_frequencies=0, vector_reduction="sum", lr_schedule="constant",
-    optimizer="adam", weight_decay=0.0)``.
+    optimizer="adam", weight_decay=0.0, scaling="robust")``.
 
     A pickle holds the weights as arrays and no training rows, but for
     ``output="vectors"``, which keeps one copy of them, scaled, to vote.
@@ -222,7 +222,7 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         batch_size="auto",
         optimizer="adamw",
         weight_decay=0.01,
-        scaling="robust",
+        scaling="auto",
         categorical_features="auto",
         class_weight=None,
         early_stopping=False,

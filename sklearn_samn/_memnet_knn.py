@@ -80,7 +80,7 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         the same matrix again and again, and one steep batch can undo a training.
     weight_decay : float, at least 0, default=0.01
         Weight decay of the weight matrices; biases and norms do not decay.
-    scaling : {"auto", "robust", "quantile"} or None, default="robust"
+    scaling : {"auto", "robust", "quantile"} or None, default="auto"
         How numbers are scaled inside. "robust": centred at the median, divided by the
         interquartile range, then clipped smoothly to (-3, 3), so that raw features and
         outliers work as they come. "quantile": to a normal distribution by rank, save
@@ -183,8 +183,9 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
 
     The published version is ``MemNetKNNClassifier(hidden_layer_sizes=(),
     n_frequencies=0, n_memories=1, vector_reduction="sum", lr_schedule="constant",
-    optimizer="adam", max_grad_norm=None, weight_decay=0.0)``; it draws new random rows
-    at each prediction, where here the memories are fixed, so that it can be repeated.
+    optimizer="adam", max_grad_norm=None, weight_decay=0.0, scaling="robust")``; it
+    draws new random rows at each prediction, where here the memories are fixed, so that
+    it can be repeated.
 
     A pickle holds the weights and ``n_memories * memory_size`` scaled training rows.
 
@@ -231,7 +232,7 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         optimizer="adamw",
         max_grad_norm=10.0,
         weight_decay=0.01,
-        scaling="robust",
+        scaling="auto",
         categorical_features="auto",
         class_weight=None,
         early_stopping=False,
