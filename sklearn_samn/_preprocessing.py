@@ -65,10 +65,11 @@ def is_dense_frame(X):
     return len(dtypes) > 0 and not all(str(d).startswith("Sparse") for d in dtypes)
 
 
-def stack_rows(X, parts):
-    """The rows of X, then those of each part: frame, array or sparse matrix like X."""
-    if not parts:
-        return X
+def stack_rows(X, parts, n_rows):
+    """The rows of X, then those of each part: frame, array or sparse matrix like X.
+
+    The parts come one by one and have at most ``n_rows`` rows together.
+    """
     if issparse(X):
         # Older releases of SciPy stack sparse arrays to a sparse matrix.
         return type(X)(vstack([X, *map(type(X), parts)], format=X.format))
@@ -76,7 +77,13 @@ def stack_rows(X, parts):
         import pandas as pd
 
         return pd.concat([X, *parts], ignore_index=True)
-    return np.concatenate([X, *parts])
+    # Into their place at once: kept parts would leave holes in memory.
+    stacked, stop = np.empty((len(X) + n_rows, X.shape[1]), X.dtype), len(X)
+    stacked[:stop] = X
+    for part in parts:
+        start, stop = stop, stop + len(part)
+        stacked[start:stop] = part
+    return stacked[:stop]
 
 
 def column_dtypes(X):

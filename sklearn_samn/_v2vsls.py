@@ -35,7 +35,7 @@ MIN_CONTEXT, MAX_CONTEXT = 200, 2000
 # from and are parents.
 MAX_PARENTS = 20_000
 # Rows that are made at a time, and among which some are rejected.
-BLOCK_ROWS = 8192
+BLOCK_ROWS = 2048
 # Classes that a warning names.
 MAX_NAMED = 5
 # Rows generated for each that is asked for, where some are rejected.
@@ -513,13 +513,19 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             rng = np.random.default_rng(self._seed())
             table = X.toarray() if sparse.issparse(X) else X
             self._learn(table, codes, wanted, rng)
-            made = list(self._generate(wanted, rng))
+            parts = self._generate_rows(wanted, rng, made)
+            X = _preprocessing.stack_rows(X, parts, sum(wanted.values()))
         else:
             self._forget()
         self._account_for(made)
         labels = [self.classes_[[part.code]].repeat(len(part.steps)) for part in made]
-        X_new = _preprocessing.stack_rows(X, [part.rows for part in made])
-        return X_new, np.concatenate([y, *labels]).astype(y.dtype)
+        return X, np.concatenate([y, *labels]).astype(y.dtype)
+
+    def _generate_rows(self, wanted, rng, made):
+        """Synthetic rows, block by block; their account goes to ``made``."""
+        for part in self._generate(wanted, rng):
+            made.append(part._replace(rows=None))
+            yield part.rows
 
     def _forget(self):
         """What a call before this one learned is not this one's."""
@@ -577,7 +583,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         rng = check_random_state(random_state)
         rng = np.random.default_rng(rng.randint(np.iinfo(np.int32).max))
         first, *others = (part.rows for part in self._generate({code: n_samples}, rng))
-        rows = _preprocessing.stack_rows(first, others)
+        rows = _preprocessing.stack_rows(first, others, n_samples - len(first))
         return rows, self.classes_[[code]].repeat(len(rows))
 
     def _code_to_sample(self, y):
@@ -810,7 +816,9 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     def _predict(self, Z):
         module = self.net_.module_
         z = self._tensor(Z, next(module.parameters()).device)
-        return _training.predict_batches(lambda x: module(x), z.__getitem__, len(Z))
+        return _training.predict_batches(
+            lambda x: module(x), z.__getitem__, len(Z), BLOCK_ROWS
+        )
 
     def _scores(self, rows, code):
         """How sure the network is of the class of each row's neighbours."""
