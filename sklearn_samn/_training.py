@@ -5,6 +5,7 @@ import math
 import os
 import threading
 import traceback
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -751,14 +752,28 @@ def predict_batches(function, make_inputs, n_rows, batch_size=None):
 
 
 def _map_in_threads(function, values, n_threads):
-    """A thread a batch, not threads within a batch: the same bits on any machine."""
-    if n_threads == 1:
-        # A thread of its own would ask the system for new memory.
+    """A thread a batch, not threads within a batch: the same bits on any machine.
+
+    The calling thread is one of them: a new one has to ask the system for its memory.
+    """
+    results = [None] * len(values)
+    waiting = iter(enumerate(values))
+
+    def work():
         with denormals_flushed():
-            return [function(value) for value in values]
-    flush = {"initializer": torch.set_flush_denormal, "initargs": (True,)}
-    with ThreadPoolExecutor(n_threads, **flush) as pool:
-        return list(pool.map(function, values))
+            for place, value in waiting:
+                results[place] = function(value)
+
+    with ThreadPoolExecutor(max(n_threads - 1, 1)) as pool:
+        others = [pool.submit(work) for _ in range(n_threads - 1)]
+        try:
+            work()
+        finally:
+            # After an error, or Ctrl-C, nobody takes another.
+            deque(waiting, maxlen=0)
+        for other in others:
+            other.result()
+    return results
 
 
 def _join(parts):

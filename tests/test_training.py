@@ -926,10 +926,34 @@ def test_prediction_by_the_batch(two_threads):
         return 2 * rows
 
     result = predict_batches(function, lambda rows: x[rows], 5, batch_size=2)
-    assert seen == [2, 2, 1]
+    assert sorted(seen) == [1, 2, 2]
     assert type(result) is np.ndarray
     assert result.tolist() == [[0, 2], [4, 6], [8, 10], [12, 14], [16, 18]]
     assert torch.get_num_threads() == 2
+
+
+def test_prediction_works_in_as_many_threads_as_torch_has(two_threads):
+    # Nobody gets past it alone.
+    both = threading.Barrier(2, timeout=10)
+
+    def function(rows):
+        both.wait()
+        return rows
+
+    result = predict_batches(function, lambda rows: torch.arange(8)[rows], 8, 1)
+    assert result.tolist() == list(range(8))
+
+
+def test_no_batch_is_taken_after_an_error(two_threads):
+    taken = []
+
+    def function(rows):
+        taken.append(rows.item())
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        predict_batches(function, lambda rows: torch.arange(1000)[rows], 1000, 1)
+    assert len(taken) <= 2
 
 
 def test_prediction_of_a_pair():
