@@ -150,7 +150,9 @@ class _ExponentialRead(torch.autograd.Function):
         norms = keys.square().sum(2).unsqueeze(1)
         distances = torch.baddbmm(norms, queries, keys.mT, alpha=-2)
         distances.add_(queries.square().sum(2, True)).clamp_min_(TINY).sqrt_()
-        scores = torch.addcmul(_finite(bias), distances, -scale)
+        # Without a backward pass nobody needs the distances any more.
+        reused = None if any(ctx.needs_input_grad) else distances
+        scores = torch.addcmul(_finite(bias), distances, -scale, out=reused)
         weights = _hide(scores, own).softmax(2)
         found = weights @ values
         ctx.save_for_backward(queries, keys, values, scale, distances, weights, found)
