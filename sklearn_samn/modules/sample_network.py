@@ -25,8 +25,8 @@ class SampleOutput(NamedTuple):
     ----------
     logits : Tensor of shape (n_members, n_samples, n_classes)
         Class scores.
-    embedding : Tensor of shape (n_members, n_samples, n_reads * embedding_size)
-        Rows as the memory stores them.
+    embedding : Tensor of shape (n_members, n_samples, n_reads * embedding_size) or None
+        Rows as the memory stores them; None where nothing reads a memory.
     """
 
     logits: Tensor
@@ -168,8 +168,9 @@ class SampleNetwork(nn.Module):
     def forward(self, x, labels=None, weight=None, row=None):
         own = None if row is None else self.memory.own(row)
         h, queries = self._walk(x, own)
-        z, mass = torch.cat(queries or [h], dim=2), None
+        z = mass = None
         if queries:
+            z = torch.cat(queries, dim=2)
             h, mass = self._read(-1, h, queries[-1], own)
         if labels is not None:
             self.memory.write(z, labels, weight, row, self.kept(x))
@@ -199,7 +200,7 @@ class SampleNetwork(nn.Module):
         Where nothing reads a memory, the rows that the linear layer scores.
         """
         h, queries = self._walk(x)
-        return torch.cat(queries or [h], dim=2)
+        return torch.cat(queries, dim=2) if queries else h
 
     def attend(self, x):
         """How much each row looks at each entry in the last of its reads.
