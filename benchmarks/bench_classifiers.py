@@ -10,7 +10,8 @@ Everybody has the library's defaults. Numbers are imputed and standardised, but 
 alone for trees; categories are one-hot, but HistGradientBoostingClassifier, and
 SAMNClassifier where it can, takes them as they are. SVC's probabilities are those of
 CalibratedClassifierCV(SVC(), ensemble=False); its accuracy, F1 and seconds are of the
-plain SVC. Beside SAMN as it comes: the paper's version, and the network without memory.
+plain SVC. Beside SAMN as it comes: the paper's version, and the network without memory;
+with --models "SAMN, first recipe" what its defaults began from.
 --slow adds RealMLP and TabM of pytabkit (pip install "pytabkit[models]").
 
 The defaults of SAMNClassifier were chosen on CHOSEN_ON, not on HELD_OUT. Some sets of

@@ -608,7 +608,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         numbers = torch.cat([dataset[index][0]["row"] for index in chunks])
         _, index = np.unique(numbers.cpu().numpy(), return_index=True)
         if self.support_size is not None and len(index) > self.support_size:
-            # Keeping those most looked at is worse but for very few and many classes.
+            # Those most looked at are, on the whole, no better.
             index = rng.choice(index, self.support_size, replace=False)
         parts = []
         for rows in torch.from_numpy(np.sort(index)).split(SUPPORT_BATCH):

@@ -816,9 +816,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     def _predict(self, Z):
         module = self.net_.module_
         z = self._tensor(Z, next(module.parameters()).device)
-        return _training.predict_batches(
-            lambda x: module(x), z.__getitem__, len(Z), BLOCK_ROWS
-        )
+        return _training.predict_batches(module, z.__getitem__, len(Z), BLOCK_ROWS)
 
     def _scores(self, rows, code):
         """How sure the network is of the class of each row's neighbours."""
