@@ -1,8 +1,9 @@
 """How much memory and how many attention blocks SAMNClassifier needs.
 
 Accuracy and log loss on six sets against the entries kept for prediction
-(``support_size``), the entries attended to in training (``memory_size``) and the
-attention blocks (``n_attention_blocks``), each alone, the others at their defaults.
+(``support_size``; beside it as many at random), the entries attended to in training
+(``memory_size``) and the attention blocks (``n_attention_blocks``), each alone, the
+others at their defaults.
 Stratified 70/30 splits. Sets of many and of few classes, all of more rows than the
 default memory holds, so that every value matters.
 
@@ -16,6 +17,7 @@ import functools
 import pathlib
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from _common import (
     ROOT,
@@ -31,9 +33,13 @@ from _common import (
     timed,
 )
 
+from sklearn_samn import SAMNClassifier
+
 SETS = "phoneme satimage letter magic_gamma electricity wine_quality_white".split()
+AT_RANDOM = "support_size, at random"
 VALUES = {
     "support_size": (32, 128, 512, 2048, 8192),
+    AT_RANDOM: (32, 128, 512, 2048, 8192),
     "memory_size": (128, 512, 1024, 2048, 4096),
     "n_attention_blocks": (0, 1, 2, 3, 4),
 }
@@ -44,12 +50,26 @@ TITLES = {
 }
 
 
+class RandomSupport(SAMNClassifier):
+    """Keeps rows for prediction whatever they matter."""
+
+    def _importance(self, module, dataset, rows):
+        return rows, np.ones(len(rows))
+
+
+def make(categorical, seed, parameter, value):
+    if parameter == AT_RANDOM:
+        model = make_samn(categorical, seed, support_size=value)
+        return RandomSupport(**model.get_params(deep=False))
+    return make_samn(categorical, seed, **{parameter: value})
+
+
 def measure(data_set, seed, parameter, value, *, data_dir, max_train):
     """Scores and seconds of one fit with one parameter changed."""
     X, y, categorical = load_set(data_dir, data_set)
     parts = split(X, y, seed, max_train=max_train)
     X_train, X_test, y_train, y_test = parts
-    model = make_samn(categorical, seed, **{parameter: value})
+    model = make(categorical, seed, parameter, value)
     _, seconds = timed(model.fit, X_train, y_train)
     probability, predict_seconds = timed(model.predict_proba, X_test)
     return {
@@ -64,15 +84,20 @@ def measure(data_set, seed, parameter, value, *, data_dir, max_train):
 def draw(frame, path):
     """Accuracy less that of the largest value or the default, a line a set."""
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
-    for axis, (parameter, values) in zip(axes, VALUES.items(), strict=True):
-        part = frame[frame["parameter"] == parameter]
-        table = part.pivot_table(index="value", columns="data_set", values="accuracy")
+    for axis, (parameter, title) in zip(axes, TITLES.items(), strict=True):
+        values = VALUES[parameter]
         # Against the best that the panel can do, to see what a smaller value costs.
-        gaps = 100 * (table - table.loc[max(values) if "size" in parameter else 0])
-        for name in gaps:
-            axis.plot(gaps.index, gaps[name], marker="o", markersize=3, label=name)
+        reference = max(values) if "size" in parameter else 0
+        base = accuracies(frame, parameter).loc[reference]
+        draw_gaps(axis, accuracies(frame, parameter) - base)
+        if parameter == "support_size":
+            axis.set_prop_cycle(None)
+            at_random = accuracies(frame, AT_RANDOM) - base
+            draw_gaps(axis, at_random, linestyle=":", alpha=0.7)
+            dotted = axis.plot([], [], "k:", alpha=0.7)
+            axis.legend(dotted, ["as many at random"], fontsize=7, frameon=False)
         axis.axhline(0, color="#8a95a5", linewidth=0.8)
-        axis.set_xlabel(TITLES[parameter])
+        axis.set_xlabel(title)
         if "size" in parameter:
             axis.set_xscale("log", base=2)
             axis.set_xticks(values, labels=[str(value) for value in values])
@@ -83,6 +108,17 @@ def draw(frame, path):
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
+
+
+def accuracies(frame, parameter):
+    """Percent, a row a value, a column a set."""
+    part = frame[frame["parameter"] == parameter]
+    return 100 * part.pivot_table(index="value", columns="data_set", values="accuracy")
+
+
+def draw_gaps(axis, gaps, **style):
+    for name in gaps:
+        axis.plot(gaps[name], marker="o", markersize=3, label=name, **style)
 
 
 def main():

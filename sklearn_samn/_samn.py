@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from . import _training
 from ._base import BaseNeuralClassifier, check_layer_sizes, unchanged_on_failure
 from ._neighbors import distinct_rows
+from ._support import sample_by_importance
 from .modules import SAMN, SAMNLoss, SampleNetwork
 from .modules.embedding import ACTIVATIONS
 
@@ -26,6 +27,9 @@ MAX_AUTO_BATCH_SIZE = 256
 BY_SIZE = {"dropout": (0.3, 0.1), "lr": (5e-3, 6e-3), "max_epochs": (20, 16)}
 # Rows embedded at a time when the memory is filled.
 SUPPORT_BATCH = 1024
+# Rows that compete for attention at a time when the support is chosen. Half of the
+# importance is the same for all, so that no region is left empty (see _importance).
+SUPPORT_CANDIDATES = 2048
 # Scores of stored rows at a time in prediction, which stay in the cache of a processor,
 # and the fewest rows that are worth a call.
 PREDICT_SCORES, PREDICT_BATCH = 2**20, 256
@@ -94,9 +98,10 @@ class SAMNClassifier(BaseNeuralClassifier):
         Stored rows that training attends to. Where there are more training rows, those
         visited last. Only used with stored samples.
     support_size : int, at least 1, or None, default=8192
-        Stored rows that prediction attends to, a random part of the training rows
-        where there are more; None is all of them. Time and memory of a prediction, and
-        the size of a pickle, grow with it. Only used with stored samples.
+        Stored rows that prediction attends to; None is all training rows. Where there
+        are more of them, those that matter are the likelier to be kept, see Notes.
+        Time and memory of a prediction, and the size of a pickle, grow with it. Only
+        used with stored samples.
     embedding_size : int, at least 1, default=64
         Width of a stored row. Only used with stored samples.
     n_members : int, at least 1, default=1
@@ -207,8 +212,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         Mean attention of training rows on each, own row excluded: the alpha of this
         machine. Not after ``partial_fit``.
     prototypes_ : ndarray of shape (n_prototypes_total, n_embedded)
-        Class prototypes in the space of :meth:`embed`; the class means of stored
-        samples. Empty with ``head="linear"`` and no attention.
+        Class prototypes in the space of :meth:`embed`; the weighted class means of
+        stored samples. Empty with ``head="linear"`` and no attention.
     prototype_labels_ : ndarray of shape (n_prototypes_total,)
         Class of each prototype.
     n_samples_seen_ : int
@@ -254,6 +259,13 @@ class SAMNClassifier(BaseNeuralClassifier):
     hidden_layer_sizes=(128,), activation="relu", dropout=0.0, batch_norm=False,
     memory_gate="learned", label_smoothing=0.0, max_epochs=30, lr_schedule="constant",
     lr=1e-3, optimizer="adam", weight_decay=0.0, scaling="robust")``.
+
+    The support is to an SVM's support vectors what an entry is to an alpha: a row
+    matters as much as the attention of up to 1,024 training rows on its class would
+    change with its weight, in the root mean square over them. Rows deep in their class
+    and rows that nobody looks at hardly do. With ``support_size`` below the number of
+    rows, rows are drawn with probabilities that grow with that, and those kept have
+    the inverse of the probability as their weight, so that they stand for the others.
 
     In prediction the stored rows that are nearest before any layer vote as well
     (``neighbor_weight``): what a network smooths over, such as a value that stands for
@@ -603,31 +615,66 @@ class SAMNClassifier(BaseNeuralClassifier):
                 self._attention_entropy = float(entropy(weights).mean())
 
     def _fill(self, module, dataset, rng):
-        """Store training rows as they are embedded now."""
+        """Store training rows as they are embedded now, those that matter most."""
         chunks = torch.arange(len(dataset)).split(SUPPORT_BATCH)
         numbers = torch.cat([dataset[index][0]["row"] for index in chunks])
-        _, index = np.unique(numbers.cpu().numpy(), return_index=True)
-        if self.support_size is not None and len(index) > self.support_size:
-            # Those most looked at are, on the whole, no better.
-            index = rng.choice(index, self.support_size, replace=False)
+        _, rows = np.unique(numbers.cpu().numpy(), return_index=True)
+        if self.support_size is None or len(rows) <= self.support_size:
+            return self._store(module, dataset, np.sort(rows))
+        rows, importance = self._importance(module, dataset, rng.permutation(rows))
+        chosen, weights = sample_by_importance(importance, self.support_size, rng)
+        rows, order = rows[chosen], np.argsort(rows[chosen])
+        self._store(module, dataset, rows[order])
+        weights = torch.from_numpy(weights[order]).to(module.memory.log_weight)
+        module.memory.log_weight += weights.log()
+
+    def _store(self, module, dataset, rows):
+        """Make the memory hold these rows of the dataset and no others."""
         parts = []
-        for rows in torch.from_numpy(np.sort(index)).split(SUPPORT_BATCH):
-            stored = dataset[rows][0]
+        for index in torch.from_numpy(rows).split(SUPPORT_BATCH):
+            stored = dataset[index][0]
             x = stored.pop("x")
             z = module.embed(x).transpose(0, 1)
             parts.append((z, *stored.values(), module.kept(x)))
         z, *rest = (torch.cat(part) for part in zip(*parts, strict=True))
         module.memory.fill(z.transpose(0, 1), *rest)
 
-    def _look(self, module, dataset, rows):
-        """Mean attention of training rows on each entry, none looking at itself."""
-        total = spread = 0
+    def _importance(self, module, dataset, rows):
+        """The rows, class by class, and how much each moves what attention says.
+
+        That is the derivative of the share of its class in the attention of a training
+        row with respect to the logarithm of its weight, as a root mean square: small
+        for a row that others stand in for, or that nobody looks at.
+        """
+        looking = torch.from_numpy(rows[:MAX_LOOKING])
+        importance, classes = [], []
+        for part in np.array_split(rows, math.ceil(len(rows) / SUPPORT_CANDIDATES)):
+            self._store(module, dataset, part)
+            labels, total = module.memory.labels, 0
+            for weights in self._attention_of_rows(module, dataset, looking):
+                shares = weights @ labels
+                moves = weights.mul_(1 - shares @ labels.T)
+                total = total + moves.square_().sum(0)
+            importance.append(total.sqrt().cpu().numpy().astype(float))
+            classes.append(labels.argmax(1).cpu().numpy())
+        importance = np.concatenate(importance)
+        order = np.argsort(np.concatenate(classes), kind="stable")
+        importance += importance.mean() + TINY
+        return rows[order], importance[order]
+
+    def _attention_of_rows(self, module, dataset, rows):
+        """Attention of rows of the dataset, none looking at itself, part by part."""
         for part in rows.split(LOOKING_BATCH):
             inputs = dataset[part][0]
             weights = module.attend(inputs["x"])
             own = inputs["row"].unsqueeze(1) == module.memory.rows
             weights = weights.masked_fill(own, 0)
-            weights = weights / weights.sum(1, keepdim=True).clamp_min(TINY)
+            yield weights / weights.sum(1, keepdim=True).clamp_min(TINY)
+
+    def _look(self, module, dataset, rows):
+        """Mean attention of training rows on each entry, none looking at itself."""
+        total = spread = 0
+        for weights in self._attention_of_rows(module, dataset, rows):
             total, spread = total + weights.sum(0), spread + entropy(weights).sum()
         self._attention_entropy = float(spread) / len(rows)
         return total.cpu().numpy() / len(rows)
@@ -650,8 +697,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         self.support_labels_ = self.classes_[labels.argmax(axis=1)]
         entries = memory.entries.transpose(0, 1).flatten(1).cpu().numpy()[filled]
         present = np.flatnonzero(labels.any(axis=0))
-        mass = labels.T[present] / labels.sum(axis=0)[present, None]
-        self.prototypes_ = mass @ entries
+        mass = memory.log_weight.exp().cpu().numpy()[filled] * labels.T[present]
+        self.prototypes_ = mass / mass.sum(axis=1, keepdims=True) @ entries
         self.prototype_labels_ = self.classes_[present]
 
     @property

@@ -83,6 +83,67 @@ def test_support_size_bounds_what_is_stored():
     assert_array_equal(pickle.loads(pickle.dumps(model)).predict(X), model.predict(X))
 
 
+def test_rows_that_move_the_attention_are_the_likelier_support():
+    X, y = make_moons(150, noise=0.2, random_state=0)
+    full = fitted(X, y, support_size=None, dtype="float64")
+    memory = full.net_.module_.memory
+    Z = torch.from_numpy(full.preprocessor_.transform(X))
+
+    def shares():
+        """Of each row's attention, own row excluded, what falls on class 1."""
+        weights = full.net_.module_.attend(Z).fill_diagonal_(0)
+        return (weights @ memory.labels)[:, 1] / weights.sum(1)
+
+    # How much each row moves it, by differences.
+    moves = []
+    with torch.no_grad():
+        for row in range(150):
+            memory.log_weight[row] = 1e-5
+            above = shares()
+            memory.log_weight[row] = -1e-5
+            moves.append(float((above - shares()).square().mean().sqrt() / 2e-5))
+            memory.log_weight[row] = 0
+    importance = np.array(moves) + np.mean(moves)
+    assert importance.max() > 2 * importance.min()
+    model = fitted(X, y, support_size=40, dtype="float64")
+    weight = model.net_.module_.memory.log_weight.exp().numpy()
+    # Kept with a probability in proportion, and weighted with its inverse.
+    expected = 1 / importance[model.support_]
+    certain = np.isclose(weight, 40 / 150)
+    assert certain.sum() < 10
+    weight, expected = weight[~certain], expected[~certain]
+    assert_allclose(weight / weight.mean(), expected / expected.mean(), rtol=1e-5)
+    # Each class has the rows that are due to it, to one.
+    due = importance[y == 1].sum() / importance.sum() * 40
+    assert abs((model.support_labels_ == 1).sum() - due) < 2
+
+
+def test_a_support_speaks_for_all_rows_better_than_a_random_part():
+    X, y = make_moons(2000, noise=0.2, random_state=0)
+    errors, gaps = [], []
+    for seed in range(3):
+        params = {"head": "kernel", "n_attention_blocks": 0, "random_state": seed}
+        full = fitted(X, y, support_size=None, **params)
+        expected, means = full.predict_proba(X), full.prototypes_
+        part = fitted(X, y, support_size=200, **params)
+        kept = part.embed(X[part.support_])
+        unweighted = [kept[part.support_labels_ == c].mean(axis=0) for c in (0, 1)]
+        gaps.append([np.abs(m - means).mean() for m in (part.prototypes_, unweighted)])
+
+        # A random part of the same size in place of all rows.
+        rows = np.random.default_rng(seed).choice(2000, 200, replace=False)
+        memory = full.net_.module_.memory
+        entries, labels = memory.entries[:, rows], memory.labels[rows]
+        memory.fill(entries, labels, torch.ones(200), memory.rows[rows])
+        errors.append(
+            [np.abs(m.predict_proba(X) - expected).mean() for m in (part, full)]
+        )
+    error, at_random = np.mean(errors, axis=0)
+    assert error < 0.75 * at_random
+    gap, of_unweighted = np.mean(gaps, axis=0)
+    assert gap < 0.75 * of_unweighted
+
+
 @pytest.mark.parametrize("memory_size", [1, 30, 10_000])
 def test_any_memory_size(memory_size):
     X, y = blobs()

@@ -1,0 +1,48 @@
+"""Sampling by importance."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from sklearn_samn._support import sample_by_importance
+
+
+@pytest.mark.parametrize("n_samples", [1, 7, 99])
+def test_as_many_rows_as_asked(n_samples):
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        rows, weights = sample_by_importance(rng.exponential(size=100), n_samples, rng)
+        assert len(rows) == len(weights) == n_samples
+        assert (np.diff(rows) > 0).all()
+
+
+def test_probability_is_in_proportion_to_importance():
+    rng = np.random.default_rng(0)
+    # 3 of (4 + 1 + 1 + 2 + 2): the first is certain, the others share two.
+    importance = np.array([4.0, 1.0, 1.0, 2.0, 2.0])
+    drawn = np.zeros(5)
+    for _ in range(4000):
+        rows, weights = sample_by_importance(importance, 3, rng)
+        drawn[rows] += 1
+        assert_allclose(
+            weights, (3 / 5 / np.array([1, 1 / 3, 1 / 3, 2 / 3, 2 / 3]))[rows]
+        )
+    # Four standard deviations.
+    assert_allclose(drawn / 4000, [1, 1 / 3, 1 / 3, 2 / 3, 2 / 3], atol=0.03)
+
+
+def test_weighted_sums_are_those_of_all_rows():
+    rng = np.random.default_rng(0)
+    importance, values = rng.exponential(size=(2, 50)) + 0.1
+    sums = []
+    for _ in range(4000):
+        rows, weights = sample_by_importance(importance, 10, rng)
+        sums.append(weights @ values[rows])
+    error = np.std(sums) / np.sqrt(len(sums))
+    assert abs(np.mean(sums) - values.sum() * 10 / 50) < 4 * error
+
+
+def test_equal_importance_is_even_steps():
+    rows, weights = sample_by_importance(np.ones(100), 10, np.random.default_rng(0))
+    assert_array_equal(np.diff(rows), 10)
+    assert_allclose(weights, 1)
