@@ -666,6 +666,9 @@ def draw_k(frame, path):
         return
     data_set = counts.index[counts > 1][0]
     frame = frame[frame["data_set"] == data_set]
+    # A mean over other splits than its neighbour's would bend the line.
+    every_k = frame.groupby("seed")["k"].nunique() == frame["k"].nunique()
+    frame = frame[frame["seed"].isin(every_k.index[every_k])]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     for axis, (metric, title) in zip(axes, METRICS.items(), strict=True):
         for name, own in frame.groupby("model", sort=False):
