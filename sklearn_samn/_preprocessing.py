@@ -29,7 +29,7 @@ MAX_ONE_HOT = 64
 # From so many training rows on scaling="auto" goes by quantiles.
 MIN_QUANTILE_ROWS = 2_000
 # Rows that are scaled, and values whose medians are taken, at a time.
-BLOCK_ROWS, BLOCK_VALUES = 8192, 2**20
+BLOCK_ROWS, BLOCK_VALUES = 4096, 2**20
 # Rows that the quantiles are taken from, at most.
 MAX_QUANTILE_ROWS = 100_000
 

@@ -33,8 +33,8 @@ SUPPORT_CANDIDATES = 2048
 # Scores of stored rows at a time in prediction, which stay in the cache of a processor,
 # and the fewest rows that are worth a call.
 PREDICT_SCORES, PREDICT_BATCH = 2**20, 256
-# Rows whose attention over the whole memory is held at a time.
-LOOKING_BATCH = 32
+# Weights of attention over the whole memory that are held at a time.
+LOOKING_WEIGHTS = 2**16
 # Keeps a sum of no weights from being divided by.
 TINY = 1e-30
 # Training rows whose attention tells which entries matter.
@@ -630,13 +630,18 @@ class SAMNClassifier(BaseNeuralClassifier):
 
     def _store(self, module, dataset, rows):
         """Make the memory hold these rows of the dataset and no others."""
-        parts = []
-        for index in torch.from_numpy(rows).split(SUPPORT_BATCH):
-            stored = dataset[index][0]
+        wholes = None
+        for start in range(0, len(rows), SUPPORT_BATCH):
+            part = slice(start, start + SUPPORT_BATCH)
+            stored = dataset[torch.from_numpy(rows[part])][0]
             x = stored.pop("x")
             z = module.embed(x).transpose(0, 1)
-            parts.append((z, *stored.values(), module.kept(x)))
-        z, *rest = (torch.cat(part) for part in zip(*parts, strict=True))
+            parts = z, *stored.values(), module.kept(x)
+            # Written into place: parts and their whole would be there at once.
+            wholes = wholes or [a.new_empty(len(rows), *a.shape[1:]) for a in parts]
+            for whole, values in zip(wholes, parts, strict=True):
+                whole[part] = values
+        z, *rest = wholes
         module.memory.fill(z.transpose(0, 1), *rest)
 
     def _importance(self, module, dataset, rows):
@@ -664,7 +669,7 @@ class SAMNClassifier(BaseNeuralClassifier):
 
     def _attention_of_rows(self, module, dataset, rows):
         """Attention of rows of the dataset, none looking at itself, part by part."""
-        for part in rows.split(LOOKING_BATCH):
+        for part in rows.split(looking_batch(module)):
             inputs = dataset[part][0]
             weights = module.attend(inputs["x"])
             own = inputs["row"].unsqueeze(1) == module.memory.rows
@@ -866,7 +871,8 @@ class SAMNClassifier(BaseNeuralClassifier):
             best, index = weights.topk(min(top_k, weights.shape[1]), dim=1)
             return best, index, distances.gather(1, index)
 
-        weights, index, distances = self._run(look, X, batch_size=LOOKING_BATCH)
+        batch_size = looking_batch(module)
+        weights, index, distances = self._run(look, X, batch_size=batch_size)
         if stored:
             return weights, self.support_[index], self.support_labels_[index], distances
         return weights, index, self.prototype_labels_[index], distances
@@ -909,6 +915,11 @@ class SAMNClassifier(BaseNeuralClassifier):
                 **{name: values.ravel() for name, values in columns.items()},
             }
         )
+
+
+def looking_batch(module):
+    """Rows whose attention over the whole memory is held at a time."""
+    return max(LOOKING_WEIGHTS // max(module.memory.entries.shape[-2], 1), 1)
 
 
 def entropy(weights):

@@ -164,7 +164,9 @@ class _ExponentialRead(torch.autograd.Function):
         # Of the scores: w_j (g_j - sum_i w_i g_i), with g the gradient of the weights.
         mean = (grad_found * found).sum(2, True)
         grad = torch.baddbmm(-mean, grad_found, values.mT).mul_(weights)
-        grad_scale = -torch.linalg.vecdot(grad.flatten(1), distances.flatten(1))
+        # Not torch.linalg.vecdot, which makes a matrix of the products first.
+        pairs = zip(grad.flatten(1), distances.flatten(1), strict=True)
+        grad_scale = -torch.stack([torch.dot(*pair) for pair in pairs])
         grad.div_(distances)
         grad_queries = torch.baddbmm(grad.sum(2, True) * queries, grad, keys, alpha=-1)
         grad_scale = grad_scale.view(-1, 1, 1)
