@@ -6,9 +6,10 @@
     70/30 split. Medians over the rounds; the ratios are taken within a round.
 (b) Seconds of fit, memory and held-out accuracy of SAMNClassifier on more and more rows
     of covertype (classes 0, 1, 2, in double precision, as scikit-learn fetches them;
-    four fifths are trained on), each size in a fresh process. Memory is the peak of the resident memory in fit above its level before,
-    when the libraries are imported and the data is loaded (Linux only). The growth
-    exponent is the slope of a line through the logarithms: 1 is linear.
+    four fifths are trained on), each size in a fresh process. Memory is the peak of the
+    resident memory in fit above its level before, when the libraries are imported and
+    the data is loaded (Linux only). The growth exponent is the slope of a line through
+    the logarithms: 1 is linear.
 (c) With --gpu the largest size is also trained on CUDA.
 
 A rerun goes on where the last one ended; to measure anew, delete the rows or the files.

@@ -153,7 +153,7 @@ class _ExponentialRead(torch.autograd.Function):
         # Without a backward pass nobody needs the distances any more.
         reused = None if any(ctx.needs_input_grad) else distances
         scores = torch.addcmul(_finite(bias), distances, -scale, out=reused)
-        weights = _hide(scores, own).softmax(2)
+        weights = torch.softmax(_hide(scores, own), 2, out=scores)
         found = weights @ values
         ctx.save_for_backward(queries, keys, values, scale, distances, weights, found)
         return found
