@@ -27,8 +27,7 @@ MAX_AUTO_BATCH_SIZE = 256
 BY_SIZE = {"dropout": (0.3, 0.1), "lr": (5e-3, 6e-3), "max_epochs": (20, 16)}
 # Rows embedded at a time when the memory is filled.
 SUPPORT_BATCH = 1024
-# Rows that compete for attention at a time when the support is chosen. Half of the
-# importance is the same for all, so that no region is left empty (see _importance).
+# Rows that compete for attention at a time when the support is chosen.
 SUPPORT_CANDIDATES = 2048
 # Scores of stored rows at a time in prediction, which stay in the cache of a processor,
 # and the fewest rows that are worth a call.
@@ -662,9 +661,14 @@ class SAMNClassifier(BaseNeuralClassifier):
                 total = total + moves.square_().sum(0)
             importance.append(total.sqrt().cpu().numpy().astype(float))
             classes.append(labels.argmax(1).cpu().numpy())
-        importance = np.concatenate(importance)
-        order = np.argsort(np.concatenate(classes), kind="stable")
+        importance, classes = np.concatenate(importance), np.concatenate(classes)
+        # Half is the same for all, so that no region is left empty.
         importance += importance.mean() + TINY
+        # Two rows are due to a class, whatever its share: none should be left out.
+        due = 2 * importance.sum() / self.support_size
+        totals = np.bincount(classes, importance)
+        importance *= np.maximum(due / totals.clip(TINY), 1)[classes]
+        order = np.argsort(classes, kind="stable")
         return rows[order], importance[order]
 
     def _attention_of_rows(self, module, dataset, rows):

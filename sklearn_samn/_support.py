@@ -55,6 +55,7 @@ def _probabilities(importance, n_samples):
         rest = n_samples - certain.sum()
         probability = importance * (rest / importance[~certain].sum())
         probability[certain] = 1
-        if (probability <= 1).all():
+        above = probability > 1
+        if not above.any():
             return probability
-        certain |= probability > 1
+        certain |= above

@@ -118,6 +118,17 @@ def test_rows_that_move_the_attention_are_the_likelier_support():
     assert abs((model.support_labels_ == 1).sum() - due) < 2
 
 
+@pytest.mark.parametrize("support_size", [20, 300])
+def test_no_class_is_left_out_of_the_support(support_size):
+    X, y = blobs(3000)
+    rare = np.random.default_rng(0).normal([0, 0, 9], 1, size=(3, 3))
+    X, y = np.vstack([X[:, :3], rare]), np.append(y, ["d"] * 3)
+    for seed in range(5):
+        model = fitted(X, y, support_size=support_size, random_state=seed, max_epochs=1)
+        assert set(model.support_labels_) == set("abcd")
+        assert len(model.support_) == support_size
+
+
 def test_a_support_speaks_for_all_rows_better_than_a_random_part():
     X, y = make_moons(2000, noise=0.2, random_state=0)
     errors, gaps = [], []
