@@ -7,6 +7,8 @@ from torch import nn
 
 # Keeps the gradient of a distance of zero finite.
 TINY = 1e-12
+# Entries of a matrix of queries by keys that the backward pass holds at a time.
+PART = 2**18
 
 
 def kernel_scores(queries, keys, *, kernel="linear", degree=3, coef0=1.0):
@@ -163,13 +165,21 @@ class _ExponentialRead(torch.autograd.Function):
         queries, keys, values, scale, distances, weights, found = ctx.saved_tensors
         # Of the scores: w_j (g_j - sum_i w_i g_i), with g the gradient of the weights.
         mean = (grad_found * found).sum(2, True)
-        grad = torch.baddbmm(-mean, grad_found, values.mT).mul_(weights)
-        # Not torch.linalg.vecdot, which makes a matrix of the products first.
-        pairs = zip(grad.flatten(1), distances.flatten(1), strict=True)
-        grad_scale = -torch.stack([torch.dot(*pair) for pair in pairs])
-        grad.div_(distances)
-        grad_queries = torch.baddbmm(grad.sum(2, True) * queries, grad, keys, alpha=-1)
-        grad_scale = grad_scale.view(-1, 1, 1)
+        grad_queries, grad_scale = [], 0
+        # In parts: a third matrix as large as the two would be the peak of a fit.
+        size = max(PART // keys.shape[1], 1)
+        rows = queries, distances, weights, grad_found, mean
+        parts = zip(*(a.split(size, dim=1) for a in rows), strict=True)
+        for query, distance, weight, grad, middle in parts:
+            grad = torch.baddbmm(-middle, grad, values.mT).mul_(weight)
+            # Not torch.linalg.vecdot, which makes a matrix of the products first.
+            members = zip(grad, distance, strict=True)
+            dots = [torch.dot(a.flatten(), b.flatten()) for a, b in members]
+            grad_scale = grad_scale - torch.stack(dots).view(-1, 1, 1)
+            grad.div_(distance)
+            toward = grad.sum(2, True) * query
+            grad_queries.append(torch.baddbmm(toward, grad, keys, alpha=-1))
+        grad_queries = torch.cat(grad_queries, dim=1)
         return grad_queries.mul_(-scale), None, None, None, grad_scale, None
 
 
