@@ -923,7 +923,7 @@ class SAMNClassifier(BaseNeuralClassifier):
 
 def looking_batch(module):
     """Rows whose attention over the whole memory is held at a time."""
-    return max(LOOKING_WEIGHTS // max(module.memory.entries.shape[-2], 1), 1)
+    return max(LOOKING_WEIGHTS // module.memory.entries.shape[-2], 1)
 
 
 def entropy(weights):
