@@ -56,6 +56,12 @@ def _has_attention(estimator):
     )
 
 
+def _has_memory(estimator):
+    """Whether something is stored that decides; else there may be attention."""
+    head = vars(estimator).get("_module_args", {}).get("head", estimator.head)
+    return head != "linear" or _has_attention(estimator)
+
+
 class SAMNClassifier(BaseNeuralClassifier):
     """Sample attention memory network: an SVM and a neural network in one.
 
@@ -471,9 +477,12 @@ class SAMNClassifier(BaseNeuralClassifier):
         return 0.3 * (kept / n_rows) ** 0.75
 
     def _n_entries(self, n_rows):
-        if n_rows == np.inf and self._goes_on("memory_size"):
-            return self._module_args["memory_size"]
-        return min(self.memory_size, n_rows)
+        if n_rows < np.inf:
+            return min(self.memory_size, n_rows)
+        # What is stored is what prediction reads; what a fit has stored stays.
+        limits = self.memory_size, self.support_size or np.inf
+        stored = self._module_args["memory_size"] if self._goes_on("memory_size") else 0
+        return max(min(limits), stored)
 
     def _n_blocks(self, n_rows):
         if self.n_attention_blocks == "auto":
@@ -525,15 +534,20 @@ class SAMNClassifier(BaseNeuralClassifier):
         module.set_prior(torch.from_numpy(prior / prior.sum()))
 
     def _load_previous(self, module, weights):
-        # The memory of a fit on other rows may have another size; it is filled anew.
-        new = module.state_dict()
-        shapes = {name: value.shape for name, value in weights.items()}
-        keep = {
-            name: value.numpy()
-            for name, value in new.items()
-            if name.startswith("memory.") and shapes.get(name) != value.shape
-        }
-        super()._load_previous(module, {**weights, **keep})
+        # A memory of another size takes what it has room for: fit forgets it anyway,
+        # partial_fit writes on behind it.
+        memory = {}
+        for name, new in module.state_dict().items():
+            old = weights.get(name)
+            if name.startswith("memory.") and np.shape(old) != new.shape:
+                memory[name] = new = new.numpy()
+                if old is not None and old.ndim == new.ndim:
+                    room = tuple(map(slice, np.minimum(old.shape, new.shape)))
+                    new[room] = old[room]
+        if "memory.rows" in memory:
+            n_places, n_stored = len(memory["memory.rows"]), len(weights["memory.rows"])
+            memory["memory.next"] = np.array(n_stored % n_places)
+        super()._load_previous(module, {**weights, **memory})
 
     def _make_criterion(self):
         prototypes = self.n_prototypes != "samples"
@@ -618,16 +632,17 @@ class SAMNClassifier(BaseNeuralClassifier):
         chunks = torch.arange(len(dataset)).split(SUPPORT_BATCH)
         numbers = torch.cat([dataset[index][0]["row"] for index in chunks])
         _, rows = np.unique(numbers.cpu().numpy(), return_index=True)
-        if self.support_size is None or len(rows) <= self.support_size:
-            return self._store(module, dataset, np.sort(rows))
-        rows, importance = self._importance(module, dataset, rng.permutation(rows))
-        chosen, weights = sample_by_importance(importance, self.support_size, rng)
-        rows, order = rows[chosen], np.argsort(rows[chosen])
-        self._store(module, dataset, rows[order])
-        weights = torch.from_numpy(weights[order]).to(module.memory.log_weight)
-        module.memory.log_weight += weights.log()
+        weights = np.ones(len(rows))
+        if self.support_size is not None and len(rows) > self.support_size:
+            rows, importance = self._importance(module, dataset, rng.permutation(rows))
+            chosen, weights = sample_by_importance(importance, self.support_size, rng)
+            rows = rows[chosen]
+        order = np.argsort(rows)
+        # Once for each read: what is stored for it depends on the reads before.
+        for _ in module.queries:
+            self._store(module, dataset, rows[order], weights[order])
 
-    def _store(self, module, dataset, rows):
+    def _store(self, module, dataset, rows, weights=1.0):
         """Make the memory hold these rows of the dataset and no others."""
         wholes = None
         for start in range(0, len(rows), SUPPORT_BATCH):
@@ -642,6 +657,8 @@ class SAMNClassifier(BaseNeuralClassifier):
                 whole[part] = values
         z, *rest = wholes
         module.memory.fill(z.transpose(0, 1), *rest)
+        log_weight = module.memory.log_weight
+        log_weight += torch.as_tensor(np.log(weights)).to(log_weight)
 
     def _importance(self, module, dataset, rows):
         """The rows, class by class, and how much each moves what attention says.
@@ -852,28 +869,29 @@ class SAMNClassifier(BaseNeuralClassifier):
             What is looked at: the indices of training rows, or of ``prototypes_``
             where the memory holds those.
         """
+        check_scalar(top_k, "top_k", Integral, min_val=1)
         return self._highest("attend", X, top_k)[:2]
 
     def _highest(self, method, X, top_k):
         """Weights, entries, labels and distances of those highest for each row.
 
-        ``method`` is that of the network of stored samples that gives the weights.
+        ``method`` is that of the network that gives the weights.
         """
-        check_scalar(top_k, "top_k", Integral, min_val=1)
         check_is_fitted(self)
         module = self.net_.module_
         stored = isinstance(module, SampleNetwork)
         filled = module.memory.rows >= 0 if stored else module.memory.filled
 
+        n_entries = int(filled.sum())
+        # The places of what is stored, whose numbers are those of the results.
+        places = filled.nonzero().squeeze(1)
+
         def look(x):
-            if stored:
-                weights, distances = getattr(module, method)(x), module.distances(x)
-            else:
-                weights = module.attend(x)[:, -1]
-                distances = torch.cdist(module.embed(x), module.memory.entries)
-            weights, distances = weights[:, filled], distances[:, filled]
-            best, index = weights.topk(min(top_k, weights.shape[1]), dim=1)
-            return best, index, distances.gather(1, index)
+            weights = getattr(module, method)(x)
+            # Prototypes: the last of the blocks.
+            weights = weights[:, -1] if weights.ndim == 3 else weights
+            best, index = weights[:, filled].topk(min(top_k, n_entries), dim=1)
+            return best, index, module.distances(x, places[index])
 
         batch_size = looking_batch(module)
         weights, index, distances = self._run(look, X, batch_size=batch_size)
@@ -881,7 +899,7 @@ class SAMNClassifier(BaseNeuralClassifier):
             return weights, self.support_[index], self.support_labels_[index], distances
         return weights, index, self.prototype_labels_[index], distances
 
-    @available_if(_has_attention)
+    @available_if(_has_memory)
     def explain(self, X, *, n_samples=5):
         """The stored rows that decide on each row, as a table.
 
@@ -899,11 +917,14 @@ class SAMNClassifier(BaseNeuralClassifier):
         pandas.DataFrame
             A line for each row and stored row, the heaviest first, with columns ``row``
             (position in X), ``sample`` (index of the training row, or of the
-            prototype), ``label`` (its class), ``weight`` and ``distance`` (in the space
-            of :meth:`embed`, mean over the members). The weight is the share of the
-            attention, and where neighbours vote of attention and vote together, mixed
-            as ``neighbor_weight`` says; over all stored rows it sums to one.
+            prototype), ``label`` (its class), ``weight`` and ``distance`` (as the last
+            of the reads sees them, mean over the members). The weight is the share of
+            the attention, and where neighbours vote of attention and vote together,
+            mixed as ``neighbor_weight`` says; over all stored rows it sums to one. That
+            of a prototype is the probability of the class it speaks for, unless
+            ``head="linear"`` leaves attention alone.
         """
+        check_scalar(n_samples, "n_samples", Integral, min_val=1)
         weights, samples, labels, distances = self._highest("decide", X, n_samples)
         try:
             from pandas import DataFrame

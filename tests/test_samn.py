@@ -248,8 +248,8 @@ def test_rows_are_kept_where_they_vote(params, n_inputs):
     model.partial_fit(X[:30] + 9, y[:30])
     Z = model.preprocessor_.transform(np.concatenate([X, X[:30] + 9]))
     assert model.support_.max() == 149
-    inputs = model.net_.module_.memory.inputs
-    assert_array_equal(inputs, Z[model.support_, :n_inputs])
+    memory = model.net_.module_.memory
+    assert_array_equal(memory.inputs[memory.rows >= 0], Z[model.support_, :n_inputs])
 
 
 # --- what can be asked
@@ -321,8 +321,20 @@ def test_bad_number_of_entries(method, value):
     X, y = blobs()
     model = fitted(X, y)
     name = {"attention": "top_k", "explain": "n_samples"}[method]
-    with pytest.raises((ValueError, TypeError), match="top_k"):
+    with pytest.raises((ValueError, TypeError), match=name):
         getattr(model, method)(X, **{name: value})
+
+
+@pytest.mark.parametrize("params", [{}, {"support_size": 60}])
+def test_stored_rows_are_as_the_finished_network_embeds_them(params):
+    X, y = blobs()
+    model = fitted(X, y, n_attention_blocks=3, neighbor_weight=0.0, **params)
+    entries = model.net_.module_.memory.entries[0]
+    assert_allclose(model.embed(X[model.support_]), entries, atol=1e-4)
+    # So a row is at no distance from itself.
+    table = model.explain(X[model.support_[:9]], n_samples=1)
+    assert_array_equal(table["sample"], model.support_[:9])
+    assert_allclose(table["distance"], 0, atol=1e-4)
 
 
 def test_support_weights_leave_the_own_row_out():
@@ -443,13 +455,32 @@ def test_prototypes_of_the_paper():
     assert (model.prototype_labels_[distances.argmin(axis=1)] == y).mean() > 0.9
     table = model.explain(X[:2], n_samples=2)
     assert_array_equal(table["label"], model.prototype_labels_[table["sample"]])
+    nearest = table.groupby("row").first()
+    assert_allclose(nearest["distance"], distances[:2].min(axis=1), rtol=1e-5)
     assert 0 <= model.diagnostics_["attention_entropy"] <= 1
 
 
-def test_both_heads_over_prototypes():
+@pytest.mark.parametrize("head", ["distance", "kernel", "both"])
+@pytest.mark.parametrize("n_prototypes, n_attention_blocks", [(1, 1), (3, 0)])
+def test_explain_gives_prototypes_the_probability_of_their_class(
+    head, n_prototypes, n_attention_blocks
+):
     X, y = blobs()
-    model = fitted(X, y, n_prototypes=1, head="both", max_epochs=20)
+    model = fitted(
+        X,
+        y,
+        head=head,
+        n_prototypes=n_prototypes,
+        n_attention_blocks=n_attention_blocks,
+        max_epochs=20,
+    )
     assert model.score(X, y) > 0.95
+    table = model.explain(X, n_samples=100)
+    assert len(table) == len(X) * len(model.prototypes_)
+    found = table.pivot_table("weight", "row", "label", aggfunc="sum")
+    assert_allclose(found, model.predict_proba(X), atol=1e-6)
+    # One prototype speaks for each class.
+    assert ((table["weight"] > 0).groupby(table["row"]).sum() == 3).all()
 
 
 def test_prototypes_without_attention():
@@ -519,12 +550,39 @@ def test_partial_fit_stores_the_rows_seen_last():
     assert model.attention(X[:3], top_k=2)[1].min() >= 120
 
 
+def test_partial_fit_adds_to_the_few_rows_of_a_fit():
+    X, y = blobs()
+    model = fitted(X[:30], y[:30], memory_size=80)
+    entries = model.net_.module_.memory.entries.clone()
+    model.partial_fit(X[30:60], y[30:60])
+    assert_array_equal(np.sort(model.support_), np.arange(60))
+    assert torch.equal(model.net_.module_.memory.entries[:, :30], entries)
+    model.partial_fit(X[60:], y[60:])
+    # Room for 80: the fit's are gone, and ten of the first chunk.
+    assert len(model.support_) == 80
+    assert model.support_.min() >= 30
+    assert set(model.support_) > set(range(60, 120))
+
+
+def test_partial_fit_keeps_what_a_larger_fit_has_stored():
+    X, y = blobs()
+    model = fitted(X, y, memory_size=20).partial_fit(X[:9], y[:9])
+    assert_array_equal(np.sort(model.support_), np.arange(9, 129))
+
+
+def test_support_size_bounds_what_partial_fit_stores():
+    X, y = blobs()
+    model = SAMNClassifier(support_size=25, random_state=0)
+    model.partial_fit(X, y, classes=np.unique(y))
+    assert len(model.support_) == 25
+
+
 def test_partial_fit_goes_on_after_fit_and_after_a_pickle():
     X, y = blobs()
     model = fitted(X, y, max_epochs=20)
     model = pickle.loads(pickle.dumps(model)).partial_fit(X, y)
     assert model.n_samples_seen_ == 240
-    assert_array_equal(np.sort(model.support_), np.arange(120, 240))
+    assert_array_equal(np.sort(model.support_), np.arange(240))
     assert model.score(X, y) > 0.95
 
 

@@ -161,6 +161,24 @@ class SAMN(nn.Module):
         """Attention weights of each block, (n_samples, n_blocks, n_entries)."""
         return torch.stack(self._attend(x)[1], dim=1)
 
+    def decide(self, x):
+        """How much each entry counts for each row, (n_samples, n_entries).
+
+        The share of a class falls on the entry that speaks for it; with a linear head,
+        where none does, it is the attention of the last block. Shares sum to one.
+        """
+        if self.head == "linear":
+            return self.attend(x)[:, -1]
+        z, memory = self.embed(x), self.memory.entries
+        shares = self._logits(z, memory).softmax(1)
+        by_class = self._by_class(self._memory_scores(z, memory))
+        speaks = nn.functional.one_hot(by_class.argmax(2), by_class.shape[2])
+        return (shares.unsqueeze(2) * speaks).flatten(1)
+
+    def distances(self, x, places):
+        """Distance of each row to entries of its own, (n_samples, n_entries)."""
+        return (self.embed(x).unsqueeze(1) - self.memory.entries[places]).norm(dim=2)
+
     def _attend(self, x):
         z, weights = self.extract(x), []
         for block, norm in zip(self.attention, self.norms, strict=True):
@@ -174,8 +192,14 @@ class SAMN(nn.Module):
         if self.head in ("linear", "both"):
             logits = logits + self.linear(z)
         if self.head != "linear":
-            logits = logits + self._memory_scores(z, memory)
+            # The nearest prototype speaks for its class.
+            scores = self._memory_scores(z, memory)
+            logits = logits + self._by_class(scores).amax(2)
         return logits
+
+    def _by_class(self, scores):
+        """Scores of entries as (n_samples, n_classes, n_prototypes)."""
+        return scores.unflatten(1, (-1, self.memory.n_prototypes))
 
     def _memory_scores(self, z, memory):
         if self.head == "distance":
@@ -183,9 +207,7 @@ class SAMN(nn.Module):
         else:
             scores = kernel_scores(z, memory, **self.kernel)
         scores = self.log_scale.exp() * _centered(scores, self.memory.filled)
-        scores = scores.masked_fill(~self.memory.filled, -1e4)
-        # The nearest prototype speaks for its class.
-        return scores.unflatten(1, (-1, self.memory.n_prototypes)).amax(2)
+        return scores.masked_fill(~self.memory.filled, -1e4)
 
 
 def _centered(scores, filled):

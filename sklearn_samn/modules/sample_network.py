@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .attention import memory_weights, read_memory, squared_distances
+from .attention import memory_weights, read_memory
 from .embedding import (
     FeatureExtractor,
     MemberLinear,
@@ -229,16 +229,23 @@ class SampleNetwork(nn.Module):
             weights = weights.scatter_add(1, places, self.neighbor_weight * votes)
         return weights
 
-    def distances(self, x):
-        """Distance of each row to each entry where the last of the reads sees them.
+    def distances(self, x, places):
+        """Distance of each row to entries of its own, as the last of the reads sees it.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_features)
+            Rows.
+        places : Tensor of shape (n_samples, n_entries)
+            Where the entries are stored.
 
         Returns
         -------
-        Tensor of shape (n_samples, memory_size)
+        Tensor of shape (n_samples, n_entries)
             Means over the members.
         """
         z, keys = self._last(self.embed(x)), self._last(self.memory.entries)
-        return squared_distances(z, keys).sqrt().mean(0)
+        return (z.unsqueeze(2) - keys[:, places]).norm(dim=3).mean(0)
 
     def _last(self, entries):
         """Of rows as they are stored, what the last of the reads sees."""
