@@ -42,7 +42,11 @@ from .modules.embedding import ACTIVATIONS
 LIBRARIES = ("sklearn", "imblearn", "contextlib")
 
 # What NumPy says to a value that is none.
-NOT_A_NUMBER = ("could not convert string to float", "float() argument must be")
+NOT_A_NUMBER = (
+    "could not convert string to float",
+    "float() argument must be",
+    "Cannot cast str dtype to float",
+)
 
 # Largest batch that batch_size="auto" takes.
 MAX_AUTO_BATCH_SIZE = 256
@@ -172,7 +176,7 @@ def validate_finite(estimator, X, y="no_validation", **params):
         Validated arrays.
     """
     _check_no_dates(estimator, X)
-    with _strings_named(estimator, X):
+    with _strings_named(estimator, X, reset=params["reset"]):
         validated = validate_data(estimator, X, y, ensure_all_finite=False, **params)
         rows = validated[0] if isinstance(validated, tuple) else validated
         if rows.dtype == object:
@@ -214,7 +218,7 @@ def validate_table(estimator, X, y="no_validation", *, reset):
         "ensure_min_features": 0,
         "estimator": estimator,
     }
-    with _strings_named(estimator, numbers, numeric):
+    with _strings_named(estimator, numbers, numeric, reset=reset):
         if isinstance(y, str) and y == "no_validation":
             numbers = check_array(numbers, **params)
         else:
@@ -261,9 +265,8 @@ def validate_blocks(estimator, X, y, *, reset):
 
 def _check_no_dates(estimator, X):
     """Raise a ValueError for dates, which scikit-learn would take for nanoseconds."""
-    columns = _preprocessing.column_dtypes(X)
-    for name, dtype in (*columns, (None, getattr(X, "dtype", None))):
-        if _preprocessing.is_date(dtype):
+    for name, dtype, values in _preprocessing.columns_of(X):
+        if _preprocessing.holds_dates(values, dtype):
             column = "" if name is None else f" in column {name!r}"
             raise ValueError(
                 f"Input X holds dates or durations{column} (dtype {dtype}). "
@@ -275,7 +278,13 @@ def _check_no_dates(estimator, X):
 def check_one_kind(y):
     """Raise a ValueError for labels that have no order, such as 1 and "a"."""
     y = np.asarray(y)
-    kinds = {type(label).__name__ for label in y.ravel()} if y.dtype == object else ()
+    listed = y.dtype == object and y.ndim > 0
+    kinds = {type(label).__name__ for label in y.ravel()} if listed else ()
+    if "NoneType" in kinds or "NAType" in kinds:
+        raise ValueError(
+            "y holds labels that are missing (None or NA); leave out the rows without "
+            "a label, or give them a class of their own, a label of the others' type."
+        )
     if len(kinds) > 1 and "str" in kinds:
         raise ValueError(
             f"y mixes labels of the types {sorted(kinds)}; make them one, as in "
@@ -284,7 +293,7 @@ def check_one_kind(y):
 
 
 @contextmanager
-def _strings_named(estimator, X, columns=None):
+def _strings_named(estimator, X, columns=None, *, reset):
     """Turn the error of a string that is no number into one that names its column."""
     try:
         yield
@@ -293,10 +302,11 @@ def _strings_named(estimator, X, columns=None):
             raise
         # A TypeError for objects that are neither, as scikit-learn's checks want it.
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(_strings_message(estimator, X, columns, error)) from error
+        message = _strings_message(estimator, X, columns, error, reset)
+        raise kind(message) from error
 
 
-def _strings_message(estimator, X, columns, error):
+def _strings_message(estimator, X, columns, error, reset):
     if not hasattr(X, "columns"):
         X = np.asarray(X, dtype=object)
     if X.ndim != 2:
@@ -307,6 +317,8 @@ def _strings_message(estimator, X, columns, error):
     cure = (
         f"Say which columns are categories: categorical_features='auto' finds them in "
         f"a DataFrame, else pass their indices to {type(estimator).__name__}."
+        if reset
+        else "In fit it held numbers: give numbers, NaN where one is missing."
     )
     what = "strings" if isinstance(error, ValueError) else "values that are no numbers"
     column = _first_column_of_strings(X, columns)
@@ -435,9 +447,9 @@ class NeuralMixin:
             _training.load_weights(module, weights)
         except RuntimeError as error:
             raise ValueError(
-                f"warm_start=True continues from the fitted network, whose shape does "
-                f"not fit the present data and parameters. Set them back, or "
-                f"warm_start=False. ({error})"
+                f"warm_start=True and partial_fit continue from the fitted network, "
+                f"whose shape does not fit the present data and parameters. Set them "
+                f"back, or begin anew: fit with warm_start=False. ({error})"
             ) from error
 
     def _train(self, module, criterion, dataset, valid, device, **changes):

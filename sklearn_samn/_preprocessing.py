@@ -1,6 +1,7 @@
 """What the networks see: a matrix of scaled numbers made from any table."""
 
 import warnings
+from datetime import date, timedelta
 from math import isfinite, nan
 from numbers import Real
 
@@ -38,6 +39,8 @@ FLOATS = [np.float64, np.float32]
 # How the dtypes of pandas, pyarrow and polars that hold categories and strings begin.
 CATEGORIES = ("categor", "enum", "dictionary")
 STRINGS = ("string", "large_string", "utf8")
+# What dates and durations are as objects; those of pandas are of the first two.
+DATES = (date, timedelta, np.datetime64, np.timedelta64)
 
 
 def take_rows(X, rows):
@@ -93,11 +96,22 @@ def column_dtypes(X):
     return list(zip(X.columns, X.dtypes, strict=True))
 
 
-def is_date(dtype):
-    """Whether values of a dtype of NumPy, pandas or polars are dates or durations."""
+def columns_of(X):
+    """Name, dtype and values of each column; an array is one, without a name."""
+    pairs = column_dtypes(X)
+    for position, (name, dtype) in enumerate(pairs):
+        yield name, dtype, take_columns(X, position)
+    if not pairs:
+        yield None, getattr(X, "dtype", None), X
+
+
+def holds_dates(values, dtype):
+    """Whether values of NumPy, pandas or polars are dates or durations."""
     if getattr(dtype, "kind", None) in ("m", "M"):
         return True
-    return str(dtype).startswith(("Date", "Datetime", "Duration", "Time"))
+    if str(dtype) == "object":
+        return any(isinstance(value, DATES) for value in np.asarray(values).flat)
+    return str(dtype).startswith(("Date", "Datetime", "Duration", "Time", "period"))
 
 
 def _is_category(dtype):
@@ -268,8 +282,9 @@ def make_preprocessor(X, y, categorical, scaling, dtype, seed):
         ("numeric", scaler, numeric),
         ("missing", _indicator(), missing),
         ("one_hot", _one_hot(dtype), one_hot),
-        ("target", _target(y, scaling, dtype, seed), target),
     ]
+    if len(target):
+        parts.append(("target", _target(y, scaling, dtype, seed), target))
     preprocessor = ColumnTransformer([part for part in parts if len(part[2])])
     # Whatever scikit-learn's configuration says, the networks take arrays.
     return preprocessor.set_output(transform="default")
@@ -311,6 +326,11 @@ def _target(y, scaling, dtype, seed):
 def _target_encoder(y, seed):
     """Seeded cross-fitting: a training row's encoding does not know its own label."""
     folds = int(min(5, np.bincount(y).max()))
+    if folds < 2:
+        raise ValueError(
+            f"A column of more than {MAX_ONE_HOT} levels is encoded by the classes of "
+            f"other rows, but y holds no class twice: give more rows, or leave it out."
+        )
     if TargetEncoder().get_params().get("shuffle") is True:
         return TargetEncoder(cv=folds, shuffle=True, random_state=seed)
     # scikit-learn 1.9 deprecates the seed for a splitter, which 1.8 does not take.

@@ -922,6 +922,14 @@ def test_dates_are_refused_in_predict(estimator):
 
 
 @every_estimator
+@pytest.mark.parametrize("missing", [None, pd.NA])
+def test_labels_that_are_missing(estimator, missing):
+    X, _ = data()
+    y = np.array(["a", "b", missing] * 30, dtype=object)
+    refused(estimator, X, y, "y holds labels that are missing")
+
+
+@every_estimator
 def test_labels_of_several_types(estimator):
     X, _ = data()
     for y in (np.array(["a", 1] * 45, dtype=object), pd.Series([1, "a"] * 45)):
@@ -953,9 +961,51 @@ def test_a_path_is_no_list_of_paths(estimator):
 def test_dates_as_objects(estimator):
     X, y = data()
     frame = pd.DataFrame(X, columns=list("abcd")).astype({"b": object})
-    frame["b"] = [datetime.date(2024, 1, 1)] * len(y)
-    match = "values that are no numbers in column 'b'"
-    refused(estimator, frame, y, match, error=TypeError)
+    match = r"dates or durations in column 'b' \(dtype {}"
+    for value in (datetime.date(2024, 1, 1), np.datetime64("2024-01-01")):
+        frame["b"] = pd.Series([value] * len(y), dtype=object)
+        refused(estimator, frame, y, match.format("object"))
+    refused(estimator, frame[["b"]].to_numpy(), y, r"dates or durations \(dtype object")
+    frame["b"] = pd.period_range("2024-01", periods=len(y), freq="M")
+    refused(estimator, frame, y, match.format("period"))
+
+
+@each_classifier
+@pytest.mark.parametrize("columns", [["b"], ["b", "c"]])
+def test_strings_in_predict_where_fit_had_numbers(estimator, columns):
+    X, y = data()
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    frame["c"] = ["u", "v", "w"] * 30 if "c" in columns else 1.0
+    model = clone(estimator).fit(frame, y)
+    frame["b"] = "x"
+    with pytest.raises(ValueError, match=r"strings in column 'b'.*In fit it held num"):
+        model.predict(frame)
+
+
+@every_estimator
+def test_a_column_of_string_categories_that_are_not_to_be_categories(estimator):
+    _, y = data()
+    frame = pd.DataFrame({"n": pd.array([1, 2, 3] * 30, dtype="Int64")})
+    frame["city"] = pd.Categorical(["Bonn", "Rome", "Oslo"] * 30)
+    model = clone(estimator).set_params(categorical_features=None)
+    refused(model, frame, y, "strings in column 'city'")
+
+
+@pytest.mark.filterwarnings("ignore:The number of unique classes")
+@each_classifier
+def test_many_levels_and_no_class_twice(estimator):
+    words = pd.DataFrame({"word": [f"word {i}" for i in range(70)]})
+    refused(estimator, words, np.arange(70), "more than 64 levels .* no class twice")
+
+
+@each_classifier
+def test_missing_values_where_no_class_is_there_twice(estimator):
+    X = [[np.nan], [1.0], [2.0], [4.0]]
+    model = clone(estimator)
+    if "n_neighbors" in model.get_params():
+        model.set_params(n_neighbors=2)
+    model.fit(X, range(4))
+    assert len(model.predict(X)) == 4
 
 
 @each_classifier

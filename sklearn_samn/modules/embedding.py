@@ -159,14 +159,24 @@ def output_width(module, n_features):
     """Width h of what a module makes of rows of so many features, (n_samples, h)."""
     trial = deepcopy(module).eval()
     dtype = next((p.dtype for p in trial.parameters()), torch.get_default_dtype())
-    with torch.no_grad():
-        shape = trial(torch.zeros(2, n_features, dtype=dtype)).shape
-    if len(shape) != 2 or shape[0] != 2:
+    try:
+        with torch.no_grad():
+            made = trial(torch.zeros(2, n_features, dtype=dtype))
+    except RuntimeError as error:
+        raise ValueError(
+            f"feature_extractor cannot take rows of {n_features} columns, as many as "
+            f"the preprocessing makes of X ({error})."
+        ) from error
+    if not isinstance(made, torch.Tensor):
+        raise ValueError(
+            f"feature_extractor must return a tensor, but gives {type(made).__name__}."
+        )
+    if made.ndim != 2 or len(made) != 2:
         raise ValueError(
             f"feature_extractor must turn rows of shape (2, {n_features}) into (2, h), "
-            f"but gives {tuple(shape)}; end it with nn.Flatten()."
+            f"but gives {tuple(made.shape)}; end it with nn.Flatten()."
         )
-    return shape[1]
+    return made.shape[1]
 
 
 class PeriodicEmbedding(nn.Module):

@@ -246,6 +246,10 @@ def test_width_of_a_module():
     assert output_width(nn.Linear(4, 7), 4) == 7
     with pytest.raises(ValueError, match=r"feature_extractor .* gives \(2, 2, 2\)"):
         output_width(nn.Unflatten(1, (2, 2)), 4)
+    with pytest.raises(ValueError, match="rows of 5 columns, as many as the prepro"):
+        output_width(nn.Linear(4, 7), 5)
+    with pytest.raises(ValueError, match="must return a tensor, but gives tuple"):
+        output_width(nn.GRU(4, 7), 4)
 
 
 def test_waves_of_each_number():
@@ -386,8 +390,9 @@ def test_a_block_adds_what_it_reads():
     expected = h @ net.linear.weight[0].numpy() + net.bias.numpy()
     assert_allclose(net(torch.from_numpy(x)).logits[0], expected, rtol=1e-8)
     assert_allclose(net.attend(torch.from_numpy(x)), weights, rtol=1e-6)
-    distances = net.distances(torch.from_numpy(x))
-    assert_allclose(distances, np.linalg.norm(q[:, None] - z[0], axis=2), rtol=1e-6)
+    places = torch.tensor([[0, 3], [2, 1], [4, 4]])
+    expected = np.linalg.norm(q[:, None] - z[0][places], axis=2)
+    assert_allclose(net.distances(torch.from_numpy(x), places), expected, rtol=1e-6)
 
 
 def test_each_block_has_queries_of_its_own():
