@@ -7,7 +7,6 @@ C - 1) and categorical (a bool a column; such columns hold category codes).
 import argparse
 import csv
 import functools
-import inspect
 import pathlib
 import re
 import time
@@ -143,23 +142,24 @@ def raw(X_train, X_test, categorical):
     return X_train, X_test
 
 
-SAMN_TAKES_CATEGORIES = (
-    "categorical_features" in inspect.signature(SAMNClassifier).parameters
-)
-samn_columns = raw if SAMN_TAKES_CATEGORIES else scaled
-
-
 def make_samn(categorical, seed, **parameters):
-    """An unfitted SAMNClassifier for what ``samn_columns`` returns.
+    """An unfitted SAMNClassifier for raw columns.
 
     ``categorical`` is the mask of categorical columns, None where all are numbers.
     """
-    if SAMN_TAKES_CATEGORIES and categorical is not None:
+    if categorical is not None:
         parameters["categorical_features"] = categorical
     return SAMNClassifier(**{"device": "cpu", "random_state": seed, **parameters})
 
 
 # Measures ---------------------------------------------------------------------------
+
+
+def make_realmlp(categorical, seed):
+    """The default of pytabkit, an extra of the benchmarks."""
+    from pytabkit import RealMLP_TD_S_Classifier
+
+    return RealMLP_TD_S_Classifier(device="cpu", n_threads=1, random_state=seed)
 
 
 @contextmanager

@@ -40,6 +40,7 @@ from _common import (
     label_scores,
     load_set,
     make_parser,
+    make_realmlp,
     make_samn,
     markdown,
     missing,
@@ -47,7 +48,6 @@ from _common import (
     raw,
     read_rows,
     run_tasks,
-    samn_columns,
     scaled,
     set_means,
     set_ranks,
@@ -110,12 +110,6 @@ def make_first_recipe(categorical, seed):
     )
 
 
-def make_realmlp(categorical, seed):
-    from pytabkit import RealMLP_TD_S_Classifier
-
-    return RealMLP_TD_S_Classifier(device="cpu", n_threads=1, random_state=seed)
-
-
 def make_tabm(categorical, seed):
     from pytabkit import TabM_D_Classifier
 
@@ -145,15 +139,18 @@ MODELS = {
         unscaled,
         lambda c, seed: LGBMClassifier(n_jobs=1, verbose=-1, random_state=seed),
     ),
-    "SAMN, paper": (samn_columns, functools.partial(make_samn, **PAPER)),
+    "SAMN, paper": (raw, functools.partial(make_samn, **PAPER)),
     "no memory": (
-        samn_columns,
+        raw,
         functools.partial(make_samn, head="linear", n_attention_blocks=0),
     ),
-    "SAMN": (samn_columns, make_samn),
+    "SAMN": (raw, make_samn),
 }
 # Run with --models only.
-FIRST = {"SAMN, first recipe": (samn_columns, make_first_recipe)}
+VARIANTS = {
+    "SAMN, first recipe": (raw, make_first_recipe),
+    "SAMN, no vote": (raw, functools.partial(make_samn, neighbor_weight=0.0)),
+}
 SLOW = {"RealMLP": (scaled, make_realmlp), "TabM": (scaled, make_tabm)}
 
 METRICS = {
@@ -177,7 +174,7 @@ def measure(data_set, seed, model, *, data_dir, max_rows, max_train):
     """One row of the CSV."""
     X, y, categorical = load_set(data_dir, data_set, max_rows=max_rows, seed=seed)
     *parts, y_train, y_test = split(X, y, seed, max_train=max_train)
-    columns, make = {**MODELS, **SLOW, **FIRST}[model]
+    columns, make = {**MODELS, **SLOW, **VARIANTS}[model]
     X_train, X_test = columns(*parts, categorical)
     fitted, fit_seconds = timed(make(categorical, seed).fit, X_train, y_train)
     predicted, predict_seconds = timed(fitted.predict, X_test)
@@ -250,7 +247,7 @@ def report(frame):
 
 def main():
     parser = make_parser(__doc__, sets=CHOSEN_ON + HELD_OUT, seeds=3)
-    parser.add_argument("--models", nargs="+", choices=[*MODELS, *SLOW, *FIRST])
+    parser.add_argument("--models", nargs="+", choices=[*MODELS, *SLOW, *VARIANTS])
     parser.add_argument("--max-rows-per-set", type=int, metavar="ROWS")
     parser.add_argument("--n-jobs", type=int, default=1, help="processes")
     parser.add_argument("--slow", action="store_true", help="RealMLP and TabM as well")

@@ -34,7 +34,6 @@ Usage: python benchmarks/bench_oversampling.py [--seeds 3] [--n-jobs 2] [--ablat
 """
 
 import functools
-import inspect
 import pathlib
 import warnings
 
@@ -125,8 +124,6 @@ IN_FIGURE = ("f1", "balanced_accuracy", "g_mean")
 # How many steps of make_columns come before a sampler.
 IMPUTED, STANDARDIZED, ENCODED = 1, 2, 3
 
-V2VSLS_TAKES_CATEGORIES = "categorical_features" in inspect.signature(V2VSLS).parameters
-
 
 def make_smote(categorical, seed):
     if not categorical.any():
@@ -139,10 +136,10 @@ def make_smote(categorical, seed):
 
 
 def make_v2vsls(categorical, seed, **parameters):
-    sampler = V2VSLS(device="cpu", random_state=seed, **parameters)
-    if not V2VSLS_TAKES_CATEGORIES:
-        return ENCODED, sampler
-    return IMPUTED, sampler.set_params(categorical_features=categorical)
+    sampler = V2VSLS(
+        categorical_features=categorical, device="cpu", random_state=seed, **parameters
+    )
+    return IMPUTED, sampler
 
 
 def numeric(make):

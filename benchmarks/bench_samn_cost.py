@@ -11,12 +11,13 @@
     resident memory in fit above its level before, when the libraries are imported and
     the data is loaded (Linux only). The growth exponent is the slope of a line through
     the logarithms: 1 is linear.
-(c) With --gpu the largest size is also trained on CUDA.
+(c) With --gpu the largest size is also trained on CUDA; with --slow RealMLP-TD-S
+    (pytabkit) takes its turn in (a), half a minute to ten minutes a fit.
 
 A rerun goes on where the last one ended; to measure anew, delete the rows or the files.
 Writes cost.csv and growth.csv to --out.
 
-Usage: python benchmarks/bench_samn_cost.py [--seeds 5] [--sizes 12500 37500] [--gpu]
+Usage: python benchmarks/bench_samn_cost.py [--seeds 5] [--sizes 12500] [--gpu] [--slow]
 """
 
 import gc
@@ -30,14 +31,15 @@ from _common import (
     exponent,
     load_set,
     make_parser,
+    make_realmlp,
     make_samn,
     markdown,
     missing,
     one_thread,
+    raw,
     read_rows,
     reset_peak,
     resident_mib,
-    samn_columns,
     scaled,
     split,
     timed,
@@ -53,17 +55,18 @@ SETS = (
 ).split()
 SIZES = [12_500, 37_500, 125_000, 363_000]
 MODELS = {
-    "SAMN": (samn_columns, make_samn),
+    "SAMN": (raw, make_samn),
     "MLPClassifier": (scaled, lambda c, seed: MLPClassifier(random_state=seed)),
     "SVC": (scaled, lambda c, seed: SVC(random_state=seed)),
 }
+SLOW = {"RealMLP": (scaled, make_realmlp)}
 
 
 def measure_cost(args, data_set, seed, model):
     """Seconds of one fit and of a predict."""
     X, y, categorical = load_set(args.data_dir, data_set)
     *parts, y_train, y_test = split(X, y, seed, max_train=args.max_train)
-    columns, make = MODELS[model]
+    columns, make = {**MODELS, **SLOW}[model]
     X_train, X_test = columns(*parts, categorical)
     fitted, fit_seconds = timed(make(categorical, seed).fit, X_train, y_train)
     predictions = [timed(fitted.predict, X_test) for _ in range(5)]
@@ -80,7 +83,7 @@ def run_cost(args, path):
         {"data_set": name, "seed": seed, "model": model}
         for name in args.sets
         for seed in range(args.seeds)
-        for model in MODELS
+        for model in (*MODELS, *(SLOW if args.slow else ()))
     ]
     tasks = missing(path, tasks, ("data_set", "seed", "model"))
     with one_thread():
@@ -95,7 +98,7 @@ def cost_table(frame):
         index=["data_set", "seed"],
         columns="model",
         values=["fit_seconds", "predict_seconds"],
-    ).dropna()
+    ).dropna(subset=[("fit_seconds", name) for name in MODELS])
     fit, predict = own["fit_seconds"], own["predict_seconds"]
     columns = {
         **{f"fit, {name}": fit[name] for name in MODELS},
@@ -103,6 +106,9 @@ def cost_table(frame):
         **{f"predict, {name}": predict[name] for name in MODELS},
         "predict, SAMN/SVC": predict["SAMN"] / predict["SVC"],
     }
+    if "RealMLP" in fit:
+        columns["fit, RealMLP"] = fit["RealMLP"]
+        columns["fit, SAMN/RealMLP"] = fit["SAMN"] / fit["RealMLP"]
     return pd.DataFrame(columns).groupby("data_set", sort=False).median()
 
 
@@ -110,8 +116,8 @@ def print_cost(frame):
     table = cost_table(frame)
     print(f"\nSeconds, one thread, medians of {frame['seed'].nunique()} rounds\n")
     print(markdown(table.map("{:.4f}".format)))
-    for title in ("fit, SAMN/MLP", "predict, SAMN/SVC"):
-        ratio = table[title]
+    for title in table.columns[table.columns.str.contains("SAMN/")]:
+        ratio = table[title].dropna()
         worst = f"worst {ratio.max():.2f} ({ratio.idxmax()})"
         print(f"{title}: median over the sets {ratio.median():.2f}, {worst}")
 
@@ -173,6 +179,7 @@ def main():
     parser = make_parser(__doc__, sets=SETS, seeds=5)
     parser.add_argument("--sizes", nargs="*", type=int, default=SIZES, metavar="ROWS")
     parser.add_argument("--gpu", action="store_true", help="largest size on CUDA too")
+    parser.add_argument("--slow", action="store_true", help="RealMLP as well")
     args = parser.parse_args()
 
     cost, growth = args.out / "cost.csv", args.out / "growth.csv"
@@ -181,7 +188,7 @@ def main():
     if args.sizes:
         run_growth(args, growth)
         print_growth(pd.DataFrame(read_rows(growth)))
-    print(f"Wrote {cost} and {growth}.")
+    print(f"Wrote {cost}{' and ' + str(growth) if args.sizes else ''}.")
 
 
 if __name__ == "__main__":
