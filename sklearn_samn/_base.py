@@ -949,7 +949,9 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         used, sample, valid = self._split_blocks(y, weight, size, rng)
         # The pass that validates every row.
         rows, held_out = X.gather(sample, valid)
-        checkpoint = self._make_checkpoint(rng, seed, X.shape, rows, y, weight[sample])
+        # The starts: the blocks in another order are another training.
+        facts = seed, X.shape, X.starts, rows, y, weight[sample]
+        checkpoint = self._make_checkpoint(rng, *facts)
         past = self.history_ if warm else ()
         weights = _training.weights_to_numpy(self.net_) if warm else None
         Z = self._preprocess_used(rows, y[sample], None if warm else seed)

@@ -351,14 +351,45 @@ def check_out(out, shape, values):
         fits = False
     if not fits:
         raise ValueError(
-            f"out has the dtype {out.dtype}, which cannot hold what is predicted, of "
-            f"dtype {values.dtype}."
+            f"out has the dtype {out.dtype}, which cannot hold the results, of dtype "
+            f"{values.dtype}."
+        )
+    _reserve(out)
+
+
+def _reserve(out):
+    """Claim the disk space of a mapped file: a full disk would kill the process."""
+    mapped = isinstance(out, np.memmap) and out.filename and out.flags.writeable
+    if not mapped or not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        with open(out.filename, "r+b") as file:
+            os.posix_fallocate(file.fileno(), out.offset, out.nbytes)
+    except OSError as error:
+        raise OSError(
+            f"There is no room for the {out.nbytes} bytes of out in {out.filename}: "
+            f"{error}. Nothing is written."
+        ) from error
+
+
+def _check_range(out, start, values):
+    """Raise a ValueError for numbers that would become infinite in ``out``."""
+    if values.dtype.kind != "f" or np.can_cast(values.dtype, out.dtype):
+        return
+    with np.errstate(over="ignore"):
+        beyond = np.isinf(values.astype(out.dtype)) & np.isfinite(values)
+    if beyond.any():
+        row = int(np.argwhere(beyond)[0][0])
+        raise ValueError(
+            f"Row {start + row} holds {values[beyond].flat[0]}, too large for out's "
+            f"dtype {out.dtype}. The rows before are written."
         )
 
 
 def write(out, start, values):
     """Put results into ``out`` from row ``start`` on."""
     stop = start + len(values)
+    _check_range(out, start, values)
     try:
         out[start:stop] = values
         _forget_pages(out)

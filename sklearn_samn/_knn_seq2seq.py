@@ -114,7 +114,8 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         takes for an array in memory, as joblib makes one of any large array. False
         refuses what is no array. By block, ``fit`` takes finite numbers alone, scales
         by a random sample of at most 100,000 rows, draws neighbours and memories from
-        it (by Algorithm 1, whatever ``neighbors``), and holds out 10,000 rows at most.
+        it by Algorithm 1 (for ``neighbors="exact"``, too; an object is refused), and
+        holds out 10,000 rows at most.
         An epoch takes each row once: blocks of about 1 MiB come in random order, and
         the rows of 64 MiB of them are shuffled together.
     checkpoint : path or None, default=None
@@ -301,6 +302,8 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         }
 
     def _keep_reference(self, Z, y, weight, rows, search, rng):
+        for name in ("_reference", "_votes", "_search"):
+            vars(self).pop(name, None)
         if self.output == "vectors":
             # A vote needs real rows to look up: one copy of them, with their weights.
             self._reference = Z
@@ -331,8 +334,12 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
                 self.neighbors, self._reference, self.n_jobs
             )
         n_rows, k, _ = vectors.shape
+        # Copies are stored as one row, so that there may be fewer.
+        n_voters = min(k, len(self._reference))
         nearest = self._search.kneighbors(
-            vectors.flatten(0, 1).cpu().numpy(), n_neighbors=k, return_distance=False
+            vectors.flatten(0, 1).cpu().numpy(),
+            n_neighbors=n_voters,
+            return_distance=False,
         )
-        votes = self._votes[np.asarray(nearest).reshape(n_rows, k * k)].sum(1)
+        votes = self._votes[np.asarray(nearest).reshape(n_rows, k * n_voters)].sum(1)
         return torch.from_numpy(votes / votes.sum(1, keepdims=True))

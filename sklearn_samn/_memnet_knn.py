@@ -120,7 +120,8 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         takes for an array in memory, as joblib makes one of any large array. False
         refuses what is no array. By block, ``fit`` takes finite numbers alone, scales
         by a random sample of at most 100,000 rows, draws neighbours and memories from
-        it (by Algorithm 1, whatever ``neighbors``), and holds out 10,000 rows at most.
+        it by Algorithm 1 (for ``neighbors="exact"``, too; an object is refused), and
+        holds out 10,000 rows at most.
         An epoch takes each row once: blocks of about 1 MiB come in random order, and
         the rows of 64 MiB of them are shuffled together.
     checkpoint : path or None, default=None

@@ -3,7 +3,7 @@
 import warnings
 from datetime import date, timedelta
 from math import isfinite, nan
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 from scipy.sparse import issparse, vstack
@@ -247,6 +247,13 @@ def _is_missing(value):
     return type(value).__name__ in ("NoneType", "NAType") or value != value
 
 
+def _missing(values):
+    """Where a column of a frame or an array has no value."""
+    if hasattr(values, "isna"):
+        return values.isna().to_numpy()
+    return np.array([_is_missing(value) for value in values.tolist()], dtype=bool)
+
+
 def make_preprocessor(X, y, categorical, scaling, dtype, seed):
     """An unfitted transformer from a table to the matrix that a network sees.
 
@@ -432,7 +439,7 @@ def cross_rows(table, parents, partners, categorical, numbers, kept, rng):
         Rows to inherit from.
     parents, partners : ndarray of shape (n_new,)
         Two rows of the table for each new one, which has each of its categories from
-        the one or the other, at even odds.
+        the one or the other, at even odds; from the first where either's is missing.
     categorical : ndarray of bool of shape (n_features,)
         Which columns are categories.
     numbers : ndarray of shape (n_new, n_numeric)
@@ -451,8 +458,12 @@ def cross_rows(table, parents, partners, categorical, numbers, kept, rng):
     if hasattr(rows, "iloc"):
         rows = rows.reset_index(drop=True)
     for column in np.flatnonzero(categorical).tolist():
-        heirs = np.where(rng.random(len(parents)) < 0.5, parents, partners)
-        _set_column(rows, column, take_rows(take_columns(table, column), heirs))
+        values = take_columns(table, column)
+        missing = _missing(values)
+        # Missing where the parent's is, and only there.
+        own = (rng.random(len(parents)) < 0.5) | missing[parents] | missing[partners]
+        heirs = np.where(own, parents, partners)
+        _set_column(rows, column, take_rows(values, heirs))
     numeric = np.flatnonzero(~categorical).tolist()
     for column, values, own in zip(numeric, numbers.T, kept.T, strict=True):
         _set_column(rows, column, _like(take_columns(rows, column), values, own))
@@ -470,8 +481,11 @@ def _like(column, numbers, kept):
     """Numbers as the values of a column are, of its dtype or type; some are its own."""
     if column.dtype == object:
         new = column.copy()
-        known = [type(value) for value in column[~kept] if not _is_missing(value)]
-        as_type = known[0] if len(set(known)) == 1 else float
+        known = {type(value) for value in column[~kept] if not _is_missing(value)}
+        as_type = known.pop() if len(known) == 1 else float
+        if issubclass(as_type, Integral) and not _is_whole(numbers[~kept]):
+            # Of other rows the values are no whole numbers.
+            as_type = float
         new[~kept] = [as_type(number) for number in numbers[~kept].tolist()]
         return new
     numbers = _within_dtype(numbers, getattr(column.dtype, "numpy_dtype", column.dtype))

@@ -1,5 +1,6 @@
 """V2VSLS, the oversampler."""
 
+from copy import copy
 from math import ceil
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -207,7 +208,11 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     with those asked for (times K and features), hardly with the large ones.
 
     A class of fewer rows than ``k_neighbors + 1`` uses its rows as neighbours more than
-    once, with a warning; the rows made from a class of one row are copies of it.
+    once, with a warning; the rows made from a class of one row are copies of it. With
+    ``neighbors_of="all"`` the neighbours of such a class are of others.
+
+    A category is one column: columns of zeros and ones that stand for its levels are
+    numbers to the sampler, of which a row may get two or none.
 
     The published version is ``V2VSLS(neighbors_of="all", residual_scale=0.0,
     keep_ties=False, stop_when_exhausted=True, rejection=0.0, class_weight=None,
@@ -437,7 +442,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         """
         with unchanged_on_failure(self):
             X, y, rng = self._learn_blocks(X, y)
-        return self._blocks_of(X, y, rng)
+        # Of a copy: another fit may come before the last block.
+        return copy(self)._blocks_of(X, y, rng)
 
     def _learn_blocks(self, X, y, out=None):
         """Learn from a sample of the rows; the rows, their labels, and a generator."""
@@ -446,6 +452,12 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             raise ValueError(
                 "stop_when_exhausted=True needs all candidates at once: rows that are "
                 "made by block cannot have it, set stop_when_exhausted=False."
+            )
+        if not _blocks.can_be_read(X):
+            raise TypeError(
+                f"Rows are read by block from arrays that are sliced as X[start:stop], "
+                f"or from a list of paths, not from {type(X).__name__}: pass "
+                f"X.to_numpy() or the like, or leave out= to fit_resample."
             )
         X = _blocks.Blocks(X, _blocks.BLOCK_BYTES)
         y = validate_blocks(self, X, y, reset=True)
@@ -553,7 +565,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         )
 
     def sample(self, n_samples, y=None, random_state=None):
-        """More synthetic rows, without another training.
+        """More synthetic rows, without another training and without an account.
 
         Parameters
         ----------

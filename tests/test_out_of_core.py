@@ -475,6 +475,27 @@ def test_an_array_that_does_not_fit_is_refused_before_any_work(monkeypatch):
             model.predict(rows, out=np.empty(399))
 
 
+def test_a_full_disk_is_found_before_any_work(tmp_path, monkeypatch):
+    """Else the process dies when it writes to a mapped page that has no place."""
+    X, y = data()
+    model = clone(SEQ2SEQ).fit(X, y)
+    out = np.lib.format.open_memmap(tmp_path / "out.npy", "w+", "f4", (400, 3))
+    monkeypatch.setattr(SEQ2SEQ.__class__, "_run", None)
+    asked = []
+
+    def full(file, offset, size):
+        asked.append((offset, size))
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    match = (
+        r"no room for the 4800 bytes of out in .*out\.npy: .*28.* Nothing is written"
+    )
+    with pytest.raises(OSError, match=match):
+        model.predict_proba(da.from_array(X), out=out)
+    assert asked == [(out.offset, out.nbytes)]
+
+
 def test_an_array_of_small_numbers_holds_labels():
     X, y = data()
     model = clone(SEQ2SEQ).fit(X, y)
@@ -618,6 +639,9 @@ def test_the_checkpoint_of_another_fit_is_refused(tmp_path):
         other = X.copy()
         other[:, 0] += 1
         refused(model, other, y, match)
+        if out_of_core is True:
+            # The same rows, but in other blocks, which come in another order.
+            refused(model, da.from_array(X, chunks=(90, 6)), y, match)
         refused(model, X, np.roll(y, 1), match)
         refused(model, X[:-1], y[:-1], match)
         assert path.exists()
@@ -687,14 +711,28 @@ def files_of_names(tmp_path):
     return X, y, *paths
 
 
+@pytest.mark.parametrize("output", ["both", "vectors"])
 @pytest.mark.parametrize("out_of_core", [True, "auto"])
-def test_fewer_different_rows_than_neighbours(out_of_core):
+def test_fewer_different_rows_than_neighbours(out_of_core, output):
     X = np.repeat([[0.0], [1.0]], 50, axis=0)
     y = np.repeat([0, 1], 50)
     model = clone(SEQ2SEQ).set_params(
-        neighbors="subsets", n_neighbors=5, out_of_core=out_of_core, max_epochs=20
+        neighbors="subsets",
+        n_neighbors=5,
+        out_of_core=out_of_core,
+        output=output,
+        max_epochs=20,
     )
-    assert model.fit(X, y).score(X, y) == 1
+    assert model.fit(X, y).score(X, y) == (1 if output == "both" else 0.5)
+
+
+def test_the_voting_rows_go_with_another_output():
+    X, y = data()
+    model = clone(SEQ2SEQ).set_params(output="vectors").fit(X, y)
+    model.set_params(output="labels").fit(X, y)
+    fresh = clone(model).fit(X, y)
+    assert vars(model).keys() == vars(fresh).keys()
+    assert len(pickle.dumps(model)) == len(pickle.dumps(fresh))
 
 
 @each_model
@@ -774,6 +812,15 @@ def test_blocks_of_rows_and_labels(tmp_path, monkeypatch):
     assert sampler.sample(3)[1].tolist() == ["yes"] * 3
 
 
+def test_blocks_outlive_another_fit():
+    X, y = imbalanced()
+    sampler = clone(SAMPLER)
+    expected = np.concatenate([rows for rows, _ in sampler.resample_blocks(X, y)])
+    blocks = sampler.resample_blocks(X, y)
+    sampler.fit_resample(100 * X[:, :2] + 1e6, y)
+    assert_array_equal(np.concatenate([rows for rows, _ in blocks]), expected)
+
+
 def test_a_sample_of_the_parents(monkeypatch):
     monkeypatch.setattr(_v2vsls, "MAX_PARENTS", 10)
     monkeypatch.setattr(_v2vsls, "MIN_CONTEXT", 12)
@@ -806,6 +853,16 @@ def test_what_resampling_by_block_refuses(tmp_path):
         clone(sampler).set_params(k_neighbors=0).resample_blocks(h5, y)
     with pytest.raises(ValueError, match="encode the categories before"):
         clone(sampler).set_params(categorical_features=[0]).resample_blocks(h5, y)
+    for table in (pd.DataFrame(X), X.tolist(), sparse.csr_array(X)):
+        kind = type(table).__name__
+        with pytest.raises(TypeError, match=rf"from a list of paths, not from {kind}"):
+            sampler.resample_blocks(table, y)
+    large = X.astype(float)
+    large[100, 2] = 1e39
+    out = np.empty((n_new, 6), dtype=np.float32)
+    match = r"Row 100 holds 1e\+39, too large for out's dtype float32"
+    with pytest.raises(ValueError, match=match):
+        clone(sampler).fit_resample(large, y, out=out)
     X[100, 2] = np.nan
     with pytest.raises(ValueError, match="Row 100 of X contains NaN in column 2"):
         sampler.resample_blocks(X, y)

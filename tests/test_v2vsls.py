@@ -66,11 +66,11 @@ def test_a_frame_comes_back_with_its_dtypes_and_rows():
 
 
 def test_categories_come_from_the_parent_or_its_neighbor():
-    X, y = table((60, 30))
+    X, y = table((150, 60))
     sampler, X_new, _ = resampled(X, y)
     parents = X.iloc[sampler.parent_indices_].reset_index(drop=True)
     partners = X.iloc[sampler.neighbor_indices_].reset_index(drop=True)
-    new = X_new.iloc[90:].reset_index(drop=True)
+    new = X_new.iloc[210:].reset_index(drop=True)
     for name in ("town", "size"):
         values, *others = (f[name].astype(object) for f in (new, parents, partners))
         of_either = [
@@ -85,7 +85,7 @@ def test_categories_come_from_the_parent_or_its_neighbor():
 def test_missing_where_the_parent_is():
     X, y = table((60, 30))
     sampler, X_new, _ = resampled(X, y)
-    for name in ("code", "ratio", "flag"):
+    for name in ("code", "ratio", "flag", "town"):
         of_parents = X[name].isna().to_numpy()[sampler.parent_indices_]
         assert_array_equal(X_new[name].iloc[90:].isna(), of_parents)
         assert of_parents.any()
@@ -348,6 +348,17 @@ def test_whole_numbers_beyond_the_precision_of_floats(dtype):
     neighbors = frame["sentinel"].iloc[sampler.neighbor_indices_].to_numpy()
     tied = parents == neighbors
     assert (new["sentinel"].to_numpy()[tied] == parents[tied]).all()
+
+
+def test_objects_of_whole_and_other_numbers_are_not_cut_off():
+    X, y = numbers()
+    frame = pd.DataFrame({"x": X[:, 0]})
+    # The rare rows, which are the parents, hold whole numbers, some others do not.
+    values = [0.25 + i if i < 30 else i for i in range(80)]
+    frame["mixed"] = pd.Series(values, dtype=object)
+    _, X_new, _ = resampled(frame, y, categorical_features=None)
+    new = X_new["mixed"].iloc[80:].astype(float)
+    assert (new != new.round()).any()
 
 
 def test_objects_keep_their_type_beside_missing_values():
