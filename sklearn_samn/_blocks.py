@@ -374,15 +374,16 @@ def _reserve(out):
 
 def _check_range(out, start, values):
     """Raise a ValueError for numbers that would become infinite in ``out``."""
-    if values.dtype.kind != "f" or np.can_cast(values.dtype, out.dtype):
+    dtype = getattr(out, "dtype", values.dtype)
+    if values.dtype.kind != "f" or np.can_cast(values.dtype, dtype):
         return
     with np.errstate(over="ignore"):
-        beyond = np.isinf(values.astype(out.dtype)) & np.isfinite(values)
+        beyond = np.isinf(values.astype(dtype)) & np.isfinite(values)
     if beyond.any():
         row = int(np.argwhere(beyond)[0][0])
         raise ValueError(
             f"Row {start + row} holds {values[beyond].flat[0]}, too large for out's "
-            f"dtype {out.dtype}. The rows before are written."
+            f"dtype {dtype}. The rows before are written."
         )
 
 
