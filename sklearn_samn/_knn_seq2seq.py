@@ -336,10 +336,8 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         n_rows, k, _ = vectors.shape
         # Copies are stored as one row, so that there may be fewer.
         n_voters = min(k, len(self._reference))
-        nearest = self._search.kneighbors(
-            vectors.flatten(0, 1).cpu().numpy(),
-            n_neighbors=n_voters,
-            return_distance=False,
-        )
-        votes = self._votes[np.asarray(nearest).reshape(n_rows, k * n_voters)].sum(1)
-        return torch.from_numpy(votes / votes.sum(1, keepdims=True))
+        vectors = vectors.flatten(0, 1).cpu().numpy()
+        nearest = _neighbors.nearest(self._search, vectors, n_voters)
+        votes = self._votes[nearest.reshape(n_rows, k * n_voters)].sum(1)
+        shares = votes / votes.sum(1, keepdims=True)
+        return torch.from_numpy(shares.astype(vectors.dtype))

@@ -135,6 +135,24 @@ def _algorithm(X):
     return "kd_tree" if share < MAX_TREE_SHARE else "auto"
 
 
+def nearest(search, X, n_neighbors):
+    """Indices of the rows nearest to each row of X, (n_queries, n_neighbors).
+
+    Raises a ValueError where an object of the user's gives anything else.
+    """
+    found = search.kneighbors(X, n_neighbors=n_neighbors, return_distance=False)
+    found = np.asarray(found)
+    wanted = len(X), n_neighbors
+    if found.shape != wanted or found.dtype.kind not in "iu" or (found < 0).any():
+        raise ValueError(
+            f"neighbors={search!r}: kneighbors(X, n_neighbors={n_neighbors}, "
+            f"return_distance=False) must give indices from 0 on in the shape "
+            f"{wanted}, but gave {found.dtype} in the shape {found.shape}, of at least "
+            f"{found.min(initial=0)}."
+        )
+    return found
+
+
 def nearest_others(search, X, own, n_neighbors):
     """Indices of each row's nearest rows, its own excluded.
 
@@ -154,8 +172,7 @@ def nearest_others(search, X, own, n_neighbors):
     ndarray of shape (n_queries, n_neighbors)
         Indices, nearest first.
     """
-    found = search.kneighbors(X, n_neighbors=n_neighbors + 1, return_distance=False)
-    found = np.asarray(found)
+    found = nearest(search, X, n_neighbors + 1)
     keep = found != own[:, None]
     # A row with many equals may not be among its own K + 1: then the last one goes.
     keep[keep.all(axis=1), -1] = False

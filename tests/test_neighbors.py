@@ -183,6 +183,22 @@ def test_an_object_of_ones_own(rows, sign, monkeypatch):
     assert found.tolist() == expected
 
 
+@pytest.mark.parametrize(
+    "found, match",
+    [
+        (np.full((40, 4), -1), r"gave int64 in the shape \(40, 4\), of at least -1"),
+        (np.zeros((2, 40, 4), int), r"gave int64 in the shape \(2, 40, 4\)"),
+        (np.zeros((40, 3), int), r"in the shape \(40, 4\), but gave .* \(40, 3\)"),
+        (np.zeros((40, 4)), "but gave float64"),
+    ],
+)
+def test_an_object_that_finds_no_rows(rows, found, match, monkeypatch):
+    monkeypatch.setattr(Counting, "kneighbors", lambda *args, **params: found)
+    search = make_search(Counting(1), rows)
+    with pytest.raises(ValueError, match=rf"neighbors=.*Counting.*{match}"):
+        nearest_others(search, rows, np.arange(40), 3)
+
+
 def test_an_estimator_is_cloned_with_its_parameters():
     mine = NearestNeighbors(metric="chebyshev")
     X = np.array([[0.0, 0.0], [2.0, 2.0], [2.5, 0.0]])

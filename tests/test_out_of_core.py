@@ -726,6 +726,14 @@ def test_fewer_different_rows_than_neighbours(out_of_core, output):
     assert model.fit(X, y).score(X, y) == (1 if output == "both" else 0.5)
 
 
+@pytest.mark.parametrize("output", ["labels", "vectors"])
+def test_probabilities_have_one_dtype(output):
+    X, y = data()
+    model = clone(SEQ2SEQ).set_params(output=output).fit(X, y)
+    assert model.predict_proba(X).dtype == np.float32
+    assert model.predict_proba(da.from_array(X)).dtype == np.float32
+
+
 def test_the_voting_rows_go_with_another_output():
     X, y = data()
     model = clone(SEQ2SEQ).set_params(output="vectors").fit(X, y)
