@@ -156,7 +156,7 @@ def check_finite(X, estimator, columns=None):
     )
 
 
-def validate_finite(estimator, X, y="no_validation", **params):
+def validate_finite(estimator, X, y="no_validation", *, reset, **params):
     """scikit-learn's ``validate_data``, with errors that name the column and a cure.
 
     Parameters
@@ -167,6 +167,8 @@ def validate_finite(estimator, X, y="no_validation", **params):
         Rows.
     y : array-like of shape (n_samples,), default="no_validation"
         Labels.
+    reset : bool
+        Whether the number and the names of the features are to be learned.
     **params
         Passed to :func:`sklearn.utils.validation.validate_data`.
 
@@ -176,8 +178,10 @@ def validate_finite(estimator, X, y="no_validation", **params):
         Validated arrays.
     """
     _check_no_dates(estimator, X)
-    with _strings_named(estimator, X, reset=params["reset"]):
-        validated = validate_data(estimator, X, y, ensure_all_finite=False, **params)
+    with _strings_named(estimator, X, reset=reset):
+        validated = validate_data(
+            estimator, X, y, reset=reset, ensure_all_finite=False, **params
+        )
         rows = validated[0] if isinstance(validated, tuple) else validated
         if rows.dtype == object:
             # Columns of categories that scikit-learn took for numbers.
@@ -265,14 +269,13 @@ def validate_blocks(estimator, X, y, *, reset):
 
 def _check_no_dates(estimator, X):
     """Raise a ValueError for dates, which scikit-learn would take for nanoseconds."""
-    for name, dtype, values in _preprocessing.columns_of(X):
-        if _preprocessing.holds_dates(values, dtype):
-            column = "" if name is None else f" in column {name!r}"
-            raise ValueError(
-                f"Input X holds dates or durations{column} (dtype {dtype}). "
-                f"{type(estimator).__name__} needs numbers: turn them into what counts "
-                f"about them, such as days since a date, the month or the weekday."
-            )
+    for name, dtype in _preprocessing.columns_of_dates(X):
+        column = "" if name is None else f" in column {name!r}"
+        raise ValueError(
+            f"Input X holds dates or durations{column} (dtype {dtype}). "
+            f"{type(estimator).__name__} needs numbers: turn them into what counts "
+            f"about them, such as days since a date, the month or the weekday."
+        )
 
 
 def check_one_kind(y):

@@ -96,17 +96,19 @@ def column_dtypes(X):
     return list(zip(X.columns, X.dtypes, strict=True))
 
 
-def columns_of(X):
-    """Name, dtype and values of each column; an array is one, without a name."""
+def columns_of_dates(X):
+    """Name and dtype of the columns of dates or durations; an array has no names."""
     pairs = column_dtypes(X)
     for position, (name, dtype) in enumerate(pairs):
-        yield name, dtype, take_columns(X, position)
-    if not pairs:
-        yield None, getattr(X, "dtype", None), X
+        # Columns of objects alone are taken out and looked through.
+        is_object = str(dtype) == "object"
+        if _holds_dates(take_columns(X, position) if is_object else (), dtype):
+            yield name, dtype
+    if not pairs and _holds_dates(X, dtype := getattr(X, "dtype", None)):
+        yield None, dtype
 
 
-def holds_dates(values, dtype):
-    """Whether values of NumPy, pandas or polars are dates or durations."""
+def _holds_dates(values, dtype):
     if getattr(dtype, "kind", None) in ("m", "M"):
         return True
     if str(dtype) == "object":
@@ -286,13 +288,14 @@ def make_preprocessor(X, y, categorical, scaling, dtype, seed):
     if categorical is None and not len(missing):
         return scaler.set_output(transform="default")
     parts = [
-        ("numeric", scaler, numeric),
-        ("missing", _indicator(), missing),
-        ("one_hot", _one_hot(dtype), one_hot),
+        ("numeric", lambda: scaler, numeric),
+        ("missing", _indicator, missing),
+        ("one_hot", lambda: _one_hot(dtype), one_hot),
+        ("target", lambda: _target(y, scaling, dtype, seed), target),
     ]
-    if len(target):
-        parts.append(("target", _target(y, scaling, dtype, seed), target))
-    preprocessor = ColumnTransformer([part for part in parts if len(part[2])])
+    preprocessor = ColumnTransformer(
+        [(name, make(), columns) for name, make, columns in parts if len(columns)]
+    )
     # Whatever scikit-learn's configuration says, the networks take arrays.
     return preprocessor.set_output(transform="default")
 

@@ -538,15 +538,16 @@ class SAMNClassifier(BaseNeuralClassifier):
         # partial_fit writes on behind it.
         memory = {}
         for name, new in module.state_dict().items():
-            old = weights.get(name)
-            if name.startswith("memory.") and np.shape(old) != new.shape:
-                memory[name] = new = new.numpy()
-                if old is not None and old.ndim == new.ndim:
-                    room = tuple(map(slice, np.minimum(old.shape, new.shape)))
-                    new[room] = old[room]
+            old = weights.get(name, new)
+            if not name.startswith("memory.") or old.ndim != new.ndim:
+                continue
+            if old.shape != new.shape:
+                memory[name] = new.numpy()
+                room = tuple(map(slice, np.minimum(old.shape, new.shape)))
+                memory[name][room] = old[room]
         if "memory.rows" in memory:
             n_places, n_stored = len(memory["memory.rows"]), len(weights["memory.rows"])
-            memory["memory.next"] = np.array(n_stored % n_places)
+            memory["memory.next"] = np.array(n_stored % max(n_places, 1))
         super()._load_previous(module, {**weights, **memory})
 
     def _make_criterion(self):
@@ -881,16 +882,13 @@ class SAMNClassifier(BaseNeuralClassifier):
         module = self.net_.module_
         stored = isinstance(module, SampleNetwork)
         filled = module.memory.rows >= 0 if stored else module.memory.filled
-
-        n_entries = int(filled.sum())
-        # The places of what is stored, whose numbers are those of the results.
         places = filled.nonzero().squeeze(1)
 
         def look(x):
             weights = getattr(module, method)(x)
             # Prototypes: the last of the blocks.
             weights = weights[:, -1] if weights.ndim == 3 else weights
-            best, index = weights[:, filled].topk(min(top_k, n_entries), dim=1)
+            best, index = weights[:, places].topk(min(top_k, len(places)), dim=1)
             return best, index, module.distances(x, places[index])
 
         batch_size = looking_batch(module)

@@ -564,6 +564,25 @@ def test_partial_fit_adds_to_the_few_rows_of_a_fit():
     assert set(model.support_) > set(range(60, 120))
 
 
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        ({"n_prototypes": 1}, {"n_prototypes": "samples"}),
+        ({}, {"n_prototypes": 1}),
+        ({}, {"head": "linear", "n_attention_blocks": 0}),
+        ({"head": "linear", "n_attention_blocks": 0}, {"head": "both"}),
+    ],
+)
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_another_kind_of_memory_is_no_continuation(before, after, method):
+    X, y = blobs()
+    model = fitted(X, y, warm_start=True, **before)
+    known = dict(vars(model.set_params(**after)))
+    with pytest.raises(ValueError, match="whose shape does not fit"):
+        getattr(model, method)(X, y)
+    assert vars(model).keys() == known.keys()
+
+
 def test_partial_fit_keeps_what_a_larger_fit_has_stored():
     X, y = blobs()
     model = fitted(X, y, memory_size=20).partial_fit(X[:9], y[:9])
