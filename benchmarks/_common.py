@@ -152,14 +152,14 @@ def make_samn(categorical, seed, **parameters):
     return SAMNClassifier(**{"device": "cpu", "random_state": seed, **parameters})
 
 
-# Measures ---------------------------------------------------------------------------
-
-
 def make_realmlp(categorical, seed):
     """The default of pytabkit, an extra of the benchmarks."""
     from pytabkit import RealMLP_TD_S_Classifier
 
     return RealMLP_TD_S_Classifier(device="cpu", n_threads=1, random_state=seed)
+
+
+# Measures ---------------------------------------------------------------------------
 
 
 @contextmanager

@@ -12,7 +12,7 @@
     the data is loaded (Linux only). The growth exponent is the slope of a line through
     the logarithms: 1 is linear.
 (c) With --gpu the largest size is also trained on CUDA; with --slow RealMLP-TD-S
-    (pytabkit) takes its turn in (a), half a minute to ten minutes a fit.
+    (pytabkit) takes its turn in (a), seconds to minutes a fit.
 
 A rerun goes on where the last one ended; to measure anew, delete the rows or the files.
 Writes cost.csv and growth.csv to --out.
