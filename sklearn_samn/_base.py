@@ -738,14 +738,18 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
             If unscaled features are too large for the precision of the network.
         """
         probabilities = self._run(self._probabilities, X)
-        beyond = ~np.isfinite(probabilities).all(axis=1)
+        self._check_finite(probabilities.sum(axis=1))
+        return probabilities
+
+    def _check_finite(self, outputs):
+        """Refuse outputs of the network, one a row, that are not finite."""
+        beyond = ~np.isfinite(outputs)
         if beyond.any():
             raise ValueError(
                 f"The network's output for row {beyond.argmax()} is not finite: its "
                 f"features are too large for {self._fitted_dtype}. Scale them, or fit "
                 f"with scaling='robust'."
             )
-        return probabilities
 
     def predict(self, X):
         """Most probable class.

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from . import _training
 from ._base import BaseNeuralClassifier, check_layer_sizes, unchanged_on_failure
 from ._neighbors import distinct_rows
-from ._support import sample_by_importance
+from ._support import sample_by_importance, sample_size, with_dues
 from .modules import SAMN, SAMNLoss, SampleNetwork
 from .modules.embedding import ACTIVATIONS
 
@@ -32,6 +32,9 @@ SUPPORT_CANDIDATES = 2048
 # Scores of stored rows at a time in prediction, which stay in the cache of a processor,
 # and the fewest rows that are worth a call.
 PREDICT_SCORES, PREDICT_BATCH = 2**20, 256
+# Of support_size="auto": the expected error of the shares of attention, the fewest rows
+# a class, the most rows.
+SUPPORT_ERROR, SUPPORT_OF_CLASS, MAX_SUPPORT = 0.02, 256, 8192
 # Weights of attention over the whole memory that are held at a time.
 LOOKING_WEIGHTS = 2**16
 # Keeps a sum of no weights from being divided by.
@@ -102,11 +105,11 @@ class SAMNClassifier(BaseNeuralClassifier):
     memory_size : int, at least 1, default=2048
         Stored rows that training attends to. Where there are more training rows, those
         visited last. Only used with stored samples.
-    support_size : int, at least 1, or None, default=8192
+    support_size : "auto", int, at least 1, or None, default="auto"
         Stored rows that prediction attends to; None is all training rows. Where there
         are more of them, those that matter are the likelier to be kept, see Notes.
-        Time and memory of a prediction, and the size of a pickle, grow with it. Only
-        used with stored samples.
+        "auto" is as few as speak for all rows: 256 a class at least, 8,192 at most, the
+        fewer the easier the classes are told apart. Only used with stored samples.
     embedding_size : int, at least 1, default=64
         Width of a stored row. Only used with stored samples.
     n_members : int, at least 1, default=1
@@ -116,11 +119,17 @@ class SAMNClassifier(BaseNeuralClassifier):
         Share w of the ``n_neighbors`` stored rows that are nearest to a row as the
         preprocessing leaves it: class probabilities are the network's to the power
         1 - w times the neighbours' to the power w, normalised. Takes no training.
-        "auto" is 0.3 times the share of the training rows that is kept to the power
-        0.75; 0 in ``partial_fit`` and with a ``feature_extractor``. Only used with
-        stored samples and ``head="both"``.
+        "auto" is 0.3 times the share of the training rows that is in the pool to the
+        power 0.75; 0 in ``partial_fit`` and with a ``feature_extractor``. Only used
+        with stored samples and ``head="both"``.
     n_neighbors : int, at least 1, default=20
         Rows that vote, the nearer the more.
+    pool_size : int, at least 1, or None, default=8192
+        Training rows among which the neighbours are looked for, kept as the
+        preprocessing leaves them; None is all. Chosen as the support is. Time and
+        memory of a prediction, and the size of a pickle, grow with it and with
+        ``support_size``; ``predict`` asks for the vote only where it can change the
+        class. Only used where neighbours vote.
     memory_gate : "learned" or float in (0, 1], default=0.05
         Share g of the batch in the gated update M_t = (1 - g) M_(t-1) + g P_t of the
         prototypes. "learned" is the paper's recurrent gate, a sigmoid layer; a number
@@ -210,12 +219,15 @@ class SAMNClassifier(BaseNeuralClassifier):
     support_ : ndarray of shape (n_support,)
         Indices of the training rows that are stored, counted over all chunks after
         ``partial_fit``. Equal rows count as the first of them. Only with stored
-        samples, as are the next two.
+        samples, as are the next three.
     support_labels_ : ndarray of shape (n_support,)
         Their classes; of equal rows with several labels, the heaviest.
     support_weights_ : ndarray of shape (n_support,)
         Mean attention of training rows on each, own row excluded: the alpha of this
         machine. Not after ``partial_fit``.
+    pool_ : ndarray of shape (n_pooled,)
+        Indices of the training rows among which the neighbours are looked for. Empty
+        where none vote.
     prototypes_ : ndarray of shape (n_prototypes_total, n_embedded)
         Class prototypes in the space of :meth:`embed`; the weighted class means of
         stored samples. Empty with ``head="linear"`` and no attention.
@@ -271,13 +283,15 @@ class SAMNClassifier(BaseNeuralClassifier):
     and rows that nobody looks at hardly do. With ``support_size`` below the number of
     rows, rows are drawn with probabilities that grow with that, and those kept have
     the inverse of the probability as their weight, so that they stand for the others.
+    With ``support_size="auto"`` there are so many that the shares of the classes in a
+    row's attention are expected to err by 0.02 (root mean square).
 
-    In prediction the stored rows that are nearest before any layer vote as well
+    In prediction the rows of the pool that are nearest before any layer vote as well
     (``neighbor_weight``): what a network smooths over, such as a value that stands for
     a class of its own, they have not forgotten.
 
-    A pickle holds the weights and the support, embedded and as the preprocessing left
-    it, as arrays; no optimizer state.
+    A pickle holds the weights, the support, embedded, and the pool, as the
+    preprocessing left it, as arrays; no optimizer state.
 
     References
     ----------
@@ -315,11 +329,12 @@ class SAMNClassifier(BaseNeuralClassifier):
         coef0=1.0,
         n_prototypes="samples",
         memory_size=2048,
-        support_size=8192,
+        support_size="auto",
         embedding_size=64,
         n_members=1,
         neighbor_weight="auto",
         n_neighbors=20,
+        pool_size=8192,
         memory_gate=0.05,
         head="both",
         loss="softmax",
@@ -363,6 +378,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         self.n_members = n_members
         self.neighbor_weight = neighbor_weight
         self.n_neighbors = n_neighbors
+        self.pool_size = pool_size
         self.memory_gate = memory_gate
         self.head = head
         self.loss = loss
@@ -413,11 +429,16 @@ class SAMNClassifier(BaseNeuralClassifier):
             Interval(Integral, 1, None, closed="left"),
         ],
         "memory_size": [Interval(Integral, 1, None, closed="left")],
-        "support_size": [Interval(Integral, 1, None, closed="left"), None],
+        "support_size": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+            None,
+        ],
         "embedding_size": [Interval(Integral, 1, None, closed="left")],
         "n_members": [Interval(Integral, 1, None, closed="left")],
         "neighbor_weight": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
+        "pool_size": [Interval(Integral, 1, None, closed="left"), None],
         "memory_gate": [StrOptions({"learned"}), Interval(Real, 0, 1, closed="right")],
         "head": [StrOptions({"both", "distance", "kernel", "linear"})],
         "loss": [StrOptions({"softmax", "squared_hinge"})],
@@ -452,14 +473,17 @@ class SAMNClassifier(BaseNeuralClassifier):
                 "n_prototypes": self.n_prototypes,
                 "memory_gate": self.memory_gate,
             }
+        share = self._neighbor_share(n_rows)
         return {
             **args,
             "memory_size": self._n_entries(n_rows),
             "n_members": self.n_members,
             **self._waves(n_rows),
             "embedding_size": self.embedding_size,
-            "neighbor_weight": self._neighbor_share(n_rows),
+            "neighbor_weight": share,
             "n_neighbors": self.n_neighbors,
+            # A fit fills the pool when training ends.
+            "pool_size": self._n_pooled() if share and n_rows == np.inf else 0,
         }
 
     def _neighbor_share(self, n_rows):
@@ -472,17 +496,25 @@ class SAMNClassifier(BaseNeuralClassifier):
             return self._module_args["neighbor_weight"] if goes_on else 0.0
         if self.feature_extractor is not None:
             return 0.0
-        kept = n_rows if self.support_size is None else min(self.support_size, n_rows)
+        pooled = min(self.pool_size or n_rows, n_rows)
         # Of few of the rows that the network has learned from, the nearest are far.
-        return 0.3 * (kept / n_rows) ** 0.75
+        return 0.3 * (pooled / n_rows) ** 0.75
 
     def _n_entries(self, n_rows):
         if n_rows < np.inf:
             return min(self.memory_size, n_rows)
         # What is stored is what prediction reads; what a fit has stored stays.
-        limits = self.memory_size, self.support_size or np.inf
-        stored = self._module_args["memory_size"] if self._goes_on("memory_size") else 0
-        return max(min(limits), stored)
+        bounded = self.support_size not in ("auto", None)
+        size = min(self.memory_size, self.support_size if bounded else np.inf)
+        return max(size, self._so_far("memory_size"))
+
+    def _n_pooled(self):
+        """Rows of the pool that partial_fit writes to."""
+        return max(self.pool_size or MAX_SUPPORT, self._so_far("pool_size"))
+
+    def _so_far(self, name):
+        """A size of the network there is already; 0 without one."""
+        return self._module_args[name] if self._goes_on(name) else 0
 
     def _n_blocks(self, n_rows):
         if self.n_attention_blocks == "auto":
@@ -536,19 +568,19 @@ class SAMNClassifier(BaseNeuralClassifier):
     def _load_previous(self, module, weights):
         # A memory of another size takes what it has room for: fit forgets it anyway,
         # partial_fit writes on behind it.
-        memory = {}
+        stored = {}
         for name, new in module.state_dict().items():
             old = weights.get(name, new)
-            if not name.startswith("memory.") or old.ndim != new.ndim:
+            memory = name.partition(".")[0]
+            if memory not in ("memory", "pool") or old.ndim != new.ndim:
                 continue
             if old.shape != new.shape:
-                memory[name] = new.numpy()
+                stored[name] = new.numpy()
                 room = tuple(map(slice, np.minimum(old.shape, new.shape)))
-                memory[name][room] = old[room]
-        if "memory.rows" in memory:
-            n_places, n_stored = len(memory["memory.rows"]), len(weights["memory.rows"])
-            memory["memory.next"] = np.array(n_stored % max(n_places, 1))
-        super()._load_previous(module, {**weights, **memory})
+                stored[name][room] = old[room]
+            if name.endswith(".rows") and len(old) != len(new):
+                stored[f"{memory}.next"] = np.array(len(old) % max(len(new), 1))
+        super()._load_previous(module, {**weights, **stored})
 
     def _make_criterion(self):
         prototypes = self.n_prototypes != "samples"
@@ -590,7 +622,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         total = mass.sum(axis=1)
         mass /= total[:, None]
         row = train[first] + self.n_samples_seen_
-        module.memory.start(torch.from_numpy(row), self.n_samples_seen_)
+        for memory in (module.memory, module.pool):
+            memory.start(torch.from_numpy(row), self.n_samples_seen_)
         tables = {"labels": mass, "weight": total, "row": row}
         tables = {name: self._tensor(a, device) for name, a in tables.items()}
         return tables, self._tensor(position, device)
@@ -629,69 +662,98 @@ class SAMNClassifier(BaseNeuralClassifier):
                 self._attention_entropy = float(entropy(weights).mean())
 
     def _fill(self, module, dataset, rng):
-        """Store training rows as they are embedded now, those that matter most."""
+        """Store rows as the network embeds them now, and for the vote as they came.
+
+        Those that matter, where not all are kept.
+        """
         chunks = torch.arange(len(dataset)).split(SUPPORT_BATCH)
         numbers = torch.cat([dataset[index][0]["row"] for index in chunks])
-        _, rows = np.unique(numbers.cpu().numpy(), return_index=True)
-        weights = np.ones(len(rows))
-        if self.support_size is not None and len(rows) > self.support_size:
-            rows, importance = self._importance(module, dataset, rng.permutation(rows))
-            chosen, weights = sample_by_importance(importance, self.support_size, rng)
-            rows = rows[chosen]
-        order = np.argsort(rows)
+        rows = np.unique(numbers.cpu().numpy(), return_index=True)[1]
+        n_rows, importance, classes = len(rows), None, None
+        n_support = self._n_support(n_rows)
+        n_pooled = 0
+        if module.neighbor_weight:
+            n_pooled = min(self.pool_size or n_rows, n_rows)
+        if n_support < n_rows or 0 < n_pooled < n_rows:
+            rows, moves, classes = self._moves(module, dataset, rng.permutation(rows))
+            # Half is the same for all, so that no region is left empty.
+            importance = moves + moves.mean() + TINY
+            if self.support_size == "auto":
+                wanted = sample_size(moves, importance, SUPPORT_ERROR)
+                n_support = max(n_support, min(wanted, MAX_SUPPORT))
+
+        def draw(n_samples):
+            if n_samples == n_rows:
+                return np.sort(rows), np.ones(n_rows)
+            raised = with_dues(importance, classes, n_samples)
+            drawn, weights = sample_by_importance(raised, n_samples, rng)
+            order = np.argsort(rows[drawn])
+            return rows[drawn[order]], weights[order]
+
+        support = draw(n_support)
         # Once for each read: what is stored for it depends on the reads before.
         for _ in module.queries:
-            self._store(module, dataset, rows[order], weights[order])
+            self._store(module, dataset, *support)
+        if n_pooled:
+            self._store_as_they_came(module, dataset, *draw(n_pooled))
 
-    def _store(self, module, dataset, rows, weights=1.0):
+    def _n_support(self, n_rows):
+        """Rows of the support, the fewest where there are as many as needed."""
+        if self.support_size == "auto":
+            return min(SUPPORT_OF_CLASS * len(self.classes_), MAX_SUPPORT, n_rows)
+        return min(self.support_size or n_rows, n_rows)
+
+    def _store(self, module, dataset, rows, weights=None):
         """Make the memory hold these rows of the dataset and no others."""
         wholes = None
         for start in range(0, len(rows), SUPPORT_BATCH):
             part = slice(start, start + SUPPORT_BATCH)
             stored = dataset[torch.from_numpy(rows[part])][0]
-            x = stored.pop("x")
-            z = module.embed(x).transpose(0, 1)
-            parts = z, *stored.values(), module.kept(x)
+            z = module.embed(stored.pop("x")).transpose(0, 1)
+            parts = z, *stored.values()
             # Written into place: parts and their whole would be there at once.
             wholes = wholes or [a.new_empty(len(rows), *a.shape[1:]) for a in parts]
             for whole, values in zip(wholes, parts, strict=True):
                 whole[part] = values
-        z, *rest = wholes
-        module.memory.fill(z.transpose(0, 1), *rest)
-        log_weight = module.memory.log_weight
-        log_weight += torch.as_tensor(np.log(weights)).to(log_weight)
+        z, labels, weight, row = wholes
+        if weights is not None:
+            weight *= torch.as_tensor(weights).to(weight)
+        module.memory.fill(z.transpose(0, 1), labels, weight, row)
 
-    def _importance(self, module, dataset, rows):
-        """The rows, class by class, and how much each moves what attention says.
+    def _store_as_they_came(self, module, dataset, rows, weights):
+        """Make the pool hold these rows of the dataset."""
+        stored = dataset[torch.from_numpy(rows)][0]
+        weight = stored["weight"] * torch.as_tensor(weights).to(stored["weight"])
+        rows = stored["x"].unsqueeze(0)
+        module.pool.fill(rows, stored["labels"], weight, stored["row"])
+
+    def _moves(self, module, dataset, rows):
+        """The rows, class by class, how much each moves attention, and their classes.
 
         That is the derivative of the share of its class in the attention of a training
         row with respect to the logarithm of its weight, as a root mean square: small
         for a row that others stand in for, or that nobody looks at.
         """
         looking = torch.from_numpy(rows[:MAX_LOOKING])
-        importance, classes = [], []
-        for part in np.array_split(rows, math.ceil(len(rows) / SUPPORT_CANDIDATES)):
+        moves, classes = [], []
+        parts = np.array_split(rows, math.ceil(len(rows) / SUPPORT_CANDIDATES))
+        for part in parts:
             self._store(module, dataset, part)
             labels, total = module.memory.labels, 0
             for weights in self._attention_of_rows(module, dataset, looking):
                 shares = weights @ labels
-                moves = weights.mul_(1 - shares @ labels.T)
-                total = total + moves.square_().sum(0)
-            importance.append(total.sqrt().cpu().numpy().astype(float))
+                moved = weights.mul_(1 - shares @ labels.T)
+                total = total + moved.square_().sum(0)
+            moves.append((total / len(looking)).sqrt().cpu().numpy().astype(float))
             classes.append(labels.argmax(1).cpu().numpy())
-        importance, classes = np.concatenate(importance), np.concatenate(classes)
-        # Half is the same for all, so that no region is left empty.
-        importance += importance.mean() + TINY
-        # Two rows are due to a class, whatever its share: none should be left out.
-        due = 2 * importance.sum() / self.support_size
-        totals = np.bincount(classes, importance)
-        importance *= np.maximum(due / totals.clip(TINY), 1)[classes]
+        # Beside the other parts each row has so much less of the attention.
+        moves, classes = np.concatenate(moves) / len(parts), np.concatenate(classes)
         order = np.argsort(classes, kind="stable")
-        return rows[order], importance[order]
+        return rows[order], moves[order], classes[order]
 
     def _attention_of_rows(self, module, dataset, rows):
         """Attention of rows of the dataset, none looking at itself, part by part."""
-        for part in rows.split(looking_batch(module)):
+        for part in rows.split(looking_batch(len(module.memory.rows))):
             inputs = dataset[part][0]
             weights = module.attend(inputs["x"])
             own = inputs["row"].unsqueeze(1) == module.memory.rows
@@ -713,12 +775,15 @@ class SAMNClassifier(BaseNeuralClassifier):
         filled = (memory.rows >= 0 if stored else memory.filled).cpu().numpy()
         if not stored:
             codes = memory.classes.cpu().numpy()[filled]
-            for name in ("support_", "support_labels_", "support_weights_"):
+            for name in ("support_", "support_labels_", "support_weights_", "pool_"):
                 vars(self).pop(name, None)
             self.prototypes_ = memory.entries.cpu().numpy()[filled]
             self.prototype_labels_ = self.classes_[codes]
             return
-        self._module_args = {**self._module_args, "memory_size": len(filled)}
+        pooled = net.module_.pool.rows.cpu().numpy()
+        sizes = {"memory_size": len(filled), "pool_size": len(pooled)}
+        self._module_args = {**self._module_args, **sizes}
+        self.pool_ = pooled[pooled >= 0]
         self.support_ = memory.rows.cpu().numpy()[filled]
         labels = memory.labels.cpu().numpy()[filled]
         self.support_labels_ = self.classes_[labels.argmax(axis=1)]
@@ -756,14 +821,40 @@ class SAMNClassifier(BaseNeuralClassifier):
         gaps = euclidean_distances(self.prototypes_)[other]
         return float(gaps.min() / np.sqrt(self.prototypes_.shape[1]))
 
+    def predict(self, X):
+        """Most probable class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Class labels.
+        """
+        check_is_fitted(self)
+        if not isinstance(self.net_.module_, SampleNetwork):
+            return super().predict(X)
+        codes, probabilities = self._run(self._most_probable, X)
+        self._check_finite(probabilities)
+        return self.classes_[codes]
+
+    def _most_probable(self, x):
+        parts = map(self.net_.module_.most_probable, self._in_cache(x))
+        codes, probabilities = zip(*parts, strict=True)
+        return torch.cat(codes), torch.cat(probabilities)
+
     def _probabilities(self, x):
         probabilities = self.net_.module_.probabilities
-        n_entries = len(getattr(self, "support_", ()))
-        if n_entries == 0:
-            return probabilities(x)
+        return torch.cat([probabilities(part) for part in self._in_cache(x)])
+
+    def _in_cache(self, x):
+        """Rows in parts whose scores of stored rows stay in the cache."""
+        n_entries = max(len(getattr(self, "support_", ())), 1)
         n_rows = max(PREDICT_SCORES // n_entries, PREDICT_BATCH)
-        parts = x.chunk(math.ceil(len(x) / n_rows))
-        return torch.cat([probabilities(part) for part in parts])
+        return x.chunk(math.ceil(len(x) / n_rows))
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, classes=None, sample_weight=None):
@@ -873,29 +964,39 @@ class SAMNClassifier(BaseNeuralClassifier):
         check_scalar(top_k, "top_k", Integral, min_val=1)
         return self._highest("attend", X, top_k)[:2]
 
-    def _highest(self, method, X, top_k):
-        """Weights, entries, labels and distances of those highest for each row.
+    def _highest(self, method, X, n_entries):
+        """Weights, entries and distances of those of the highest weight for each row.
 
         ``method`` is that of the network that gives the weights.
         """
         check_is_fitted(self)
         module = self.net_.module_
-        stored = isinstance(module, SampleNetwork)
-        filled = module.memory.rows >= 0 if stored else module.memory.filled
-        places = filled.nonzero().squeeze(1)
+        numbers = _numbers(module, method)
+        places = (numbers >= 0).nonzero().squeeze(1)
 
         def look(x):
             weights = getattr(module, method)(x)
             # Prototypes: the last of the blocks.
             weights = weights[:, -1] if weights.ndim == 3 else weights
-            best, index = weights[:, places].topk(min(top_k, len(places)), dim=1)
-            return best, index, module.distances(x, places[index])
+            best, index = weights[:, places].topk(min(n_entries, len(places)), dim=1)
+            entries = numbers[places[index]]
+            return best, entries, module.distances(x, entries)
 
-        batch_size = looking_batch(module)
-        weights, index, distances = self._run(look, X, batch_size=batch_size)
-        if stored:
-            return weights, self.support_[index], self.support_labels_[index], distances
-        return weights, index, self.prototype_labels_[index], distances
+        batch_size = looking_batch(len(numbers))
+        weights, entries, distances = self._run(look, X, batch_size=batch_size)
+        if not isinstance(module, SampleNetwork):
+            # Of all places, those that hold a prototype.
+            entries = np.searchsorted(places.cpu().numpy(), entries)
+        return weights, entries, distances
+
+    def _labels_of_stored(self, entries):
+        """The label that each entry stands for, an array of their shape."""
+        module = self.net_.module_
+        if not isinstance(module, SampleNetwork):
+            return self.prototype_labels_[entries]
+        rows = module.stored()
+        codes = module.labels_of(rows).argmax(1).cpu().numpy()
+        return self.classes_[codes[np.searchsorted(rows.cpu().numpy(), entries)]]
 
     @available_if(_has_memory)
     def explain(self, X, *, n_samples=5):
@@ -923,7 +1024,8 @@ class SAMNClassifier(BaseNeuralClassifier):
             ``head="linear"`` leaves attention alone.
         """
         check_scalar(n_samples, "n_samples", Integral, min_val=1)
-        weights, samples, labels, distances = self._highest("decide", X, n_samples)
+        weights, samples, distances = self._highest("decide", X, n_samples)
+        labels = self._labels_of_stored(samples)
         try:
             from pandas import DataFrame
         except ImportError as error:
@@ -940,9 +1042,17 @@ class SAMNClassifier(BaseNeuralClassifier):
         )
 
 
-def looking_batch(module):
-    """Rows whose attention over the whole memory is held at a time."""
-    return max(LOOKING_WEIGHTS // module.memory.entries.shape[-2], 1)
+def looking_batch(n_entries):
+    """Rows whose weights of so many entries are held at a time."""
+    return max(LOOKING_WEIGHTS // n_entries, 1)
+
+
+def _numbers(module, method):
+    """What each column of the weights that ``method`` gives is of; -1 for nothing."""
+    if not isinstance(module, SampleNetwork):
+        places = torch.arange(len(module.memory.filled), device=module.bias.device)
+        return torch.where(module.memory.filled, places, -1)
+    return module.stored() if method == "decide" else module.memory.rows
 
 
 def entropy(weights):

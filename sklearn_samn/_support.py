@@ -1,5 +1,7 @@
 """Which stored rows matter: a sample of them that keeps what the memory says."""
 
+from bisect import bisect_left
+
 import numpy as np
 
 
@@ -46,6 +48,74 @@ def sample_by_importance(importance, n_samples, rng):
     steps[-1] = n_samples
     rows = np.flatnonzero(np.diff(np.floor(steps + rng.uniform()), prepend=0))
     return rows, n_samples / len(importance) / probability[rows]
+
+
+def with_dues(importance, classes, n_samples):
+    """Importance raised where it must be for each class to have two rows.
+
+    Parameters
+    ----------
+    importance : ndarray of shape (n_rows,)
+        Above 0.
+    classes : ndarray of shape (n_rows,)
+        Class code of each.
+    n_samples : int
+        Rows that :func:`sample_by_importance` will draw.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,)
+        The importance.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_samn._support import with_dues
+    >>> with_dues(np.ones(6), np.array([0, 0, 0, 0, 0, 1]), 4).tolist()
+    [1.0, 1.0, 1.0, 1.0, 1.0, 3.0]
+    """
+    due = 2 * importance.sum() / n_samples
+    totals = np.bincount(classes, importance)
+    # 1 for a code without rows, which nobody looks up.
+    totals[totals == 0] = 1
+    return importance * np.maximum(due / totals, 1)[classes]
+
+
+def sample_size(moves, importance, error):
+    """The fewest rows with which what a memory says errs by no more than that.
+
+    Parameters
+    ----------
+    moves : ndarray of shape (n_rows,)
+        Root mean square, over those who ask the memory, of the derivative of its answer
+        with respect to the logarithm of the weight of each row.
+    importance : ndarray of shape (n_rows,)
+        By which they are drawn, above 0.
+    error : float
+        Expected root mean square of the change in the answers when
+        :func:`sample_by_importance` draws, to first order and as if each row were drawn
+        by itself.
+
+    Returns
+    -------
+    int
+        At most n_rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_samn._support import sample_size
+    >>> moves = np.full(1000, 1e-3)
+    >>> [sample_size(moves, moves, error) for error in (0.1, 0.05, 0.01)]
+    [91, 286, 910]
+    """
+
+    def suffices(n_samples):
+        probability = _probabilities(importance, n_samples)
+        variance = moves**2 * (1 - probability) / probability
+        return np.sqrt(variance.sum()) <= error
+
+    return bisect_left(range(1, len(moves)), True, key=suffices) + 1
 
 
 def _probabilities(importance, n_samples):

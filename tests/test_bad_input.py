@@ -815,6 +815,7 @@ INVALID = {
     "optimizer": "lbfgs",
     "out_of_core": "never",
     "output": "everything",
+    "pool_size": 0,
     "predict_vectors": "yes",
     "random_state": "seed",
     "rejection": 1.5,

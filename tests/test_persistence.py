@@ -262,8 +262,8 @@ def test_pickle_does_not_grow_with_the_rows(name):
     for n_samples in (small, large):
         model = clone(CLASSIFIERS[name]).set_params(batch_size=16)
         if hasattr(model, "support_size"):
-            # What is stored of a row is an array of its own, by n_support.
-            model.set_params(support_size=50)
+            # What is stored of rows are arrays of their own, by n_support and n_pooled.
+            model.set_params(support_size=50, pool_size=50)
         X, y = data(n_samples)
         model.fit(X, y).predict(X)
         sizes.append(len(pickle.dumps(model)))

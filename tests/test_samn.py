@@ -74,6 +74,7 @@ def test_support_size_bounds_what_is_stored():
     X, y = blobs(300)
     model = fitted(X, y, support_size=75)
     assert len(model.support_) == len(set(model.support_)) == 75
+    assert len(model.pool_) == 300
     assert_array_equal(model.support_labels_, y[model.support_])
     assert model.score(X, y) > 0.95
     small = len(pickle.dumps(model))
@@ -181,12 +182,12 @@ def test_the_vote_pools_with_the_network():
     X, y = blobs()
     alone = fitted(X, y, neighbor_weight=0.0, dtype="float64")
     pooled = fitted(X, y, neighbor_weight=0.4, n_neighbors=5, dtype="float64")
-    memory = pooled.net_.module_.memory
+    network, entries = pooled.net_.module_, alone.net_.module_.memory.entries
     # The training is the same.
-    assert torch.equal(memory.entries, alone.net_.module_.memory.entries)
+    assert torch.equal(network.memory.entries, entries)
     Z = pooled.preprocessor_.transform(X)
-    assert_array_equal(memory.inputs, Z[pooled.support_])
-    vote = memory.vote(torch.from_numpy(Z), 5).numpy()
+    assert_array_equal(network.pool.entries[0], Z[pooled.pool_])
+    vote = network.pool(torch.from_numpy(Z), 5).numpy()
     expected = alone.predict_proba(X) ** 0.6 * (vote + 1e-6) ** 0.4
     expected /= expected.sum(axis=1, keepdims=True)
     assert_allclose(pooled.predict_proba(X), expected, rtol=1e-9)
@@ -198,20 +199,25 @@ def test_neighbours_know_what_the_network_smooths_over():
     labels = rng.integers(2, size=300)
     value = rng.integers(300, size=3000)
     X, y = np.column_stack([value, rng.normal(size=3000)]), labels[value]
-    score = [
-        SAMNClassifier(max_epochs=5, neighbor_weight=share, random_state=0)
-        .fit(X[:2000], y[:2000])
-        .score(X[2000:], y[2000:])
-        for share in (0.0, "auto")
+    scores = [
+        [
+            SAMNClassifier(max_epochs=5, neighbor_weight=share, random_state=seed)
+            .fit(X[:2000], y[:2000])
+            .score(X[2000:], y[2000:])
+            for share in (0.0, "auto")
+        ]
+        for seed in range(4)
     ]
-    assert score[1] > score[0] + 0.05
+    without, with_votes = np.mean(scores, axis=0)
+    # Two standard errors of a share of 1,000 rows.
+    assert with_votes > without + 0.032
 
 
 def test_a_class_of_which_no_row_is_stored_stays_possible():
     X, y = blobs()
-    model = fitted(X, y, support_size=1, neighbor_weight=0.5)
+    model = fitted(X, y, support_size=1, pool_size=1, neighbor_weight=0.5)
     probabilities = model.predict_proba(X)
-    assert len(np.unique(model.support_labels_)) == 1
+    assert len(model.support_) == len(model.pool_) == 1
     assert (probabilities > 0).all()
 
 
@@ -222,34 +228,103 @@ def test_the_share_of_the_vote():
         return fitted(X, y, **params).net_.module_.neighbor_weight
 
     assert share() == 0.3
-    assert share(support_size=None) == 0.3
-    assert share(support_size=60) == pytest.approx(0.3 * 0.5**0.75)
-    assert share(support_size=60, neighbor_weight=0.7) == 0.7
+    assert share(support_size=1, pool_size=None) == 0.3
+    assert share(pool_size=60) == pytest.approx(0.3 * 0.5**0.75)
+    assert share(pool_size=60, neighbor_weight=0.7) == 0.7
     chunks = SAMNClassifier(random_state=0).partial_fit(X, y, classes=np.unique(y))
     assert chunks.net_.module_.neighbor_weight == 0
 
 
 @pytest.mark.parametrize(
-    ("params", "n_inputs"),
+    ("params", "votes"),
     [
-        ({}, 4),
-        ({"neighbor_weight": 0.0}, 0),
-        ({"head": "kernel"}, 0),
-        ({"head": "linear"}, 0),
-        ({"feature_extractor": torch.nn.Linear(4, 8)}, 0),
-        ({"feature_extractor": torch.nn.Linear(4, 8), "neighbor_weight": 0.2}, 4),
+        ({}, True),
+        ({"neighbor_weight": 0.0}, False),
+        ({"head": "kernel"}, False),
+        ({"head": "linear"}, False),
+        ({"feature_extractor": torch.nn.Linear(4, 8)}, False),
+        ({"feature_extractor": torch.nn.Linear(4, 8), "neighbor_weight": 0.2}, True),
+        ({"support_size": 50}, True),
     ],
 )
-def test_rows_are_kept_where_they_vote(params, n_inputs):
+def test_rows_are_kept_where_they_vote(params, votes):
     X, y = blobs()
     model = fitted(X, y, **params)
-    inputs = model.net_.module_.memory.inputs
-    assert inputs.shape == (len(model.support_), n_inputs)
+    assert_array_equal(model.pool_, np.arange(120 if votes else 0))
     model.partial_fit(X[:30] + 9, y[:30])
-    Z = model.preprocessor_.transform(np.concatenate([X, X[:30] + 9]))
     assert model.support_.max() == 149
-    memory = model.net_.module_.memory
-    assert_array_equal(memory.inputs[memory.rows >= 0], Z[model.support_, :n_inputs])
+    assert_array_equal(np.sort(model.pool_), np.arange(150 if votes else 0))
+    Z = model.preprocessor_.transform(np.concatenate([X, X[:30] + 9]))
+    pool = model.net_.module_.pool
+    kept = pool.rows >= 0
+    assert_array_equal(pool.entries[0, kept], Z[model.pool_])
+    codes = np.searchsorted(model.classes_, np.append(y, y[:30]))
+    assert_array_equal(pool.labels[kept].argmax(1), codes[model.pool_])
+
+
+def test_votes_without_a_fit():
+    X, y = blobs()
+    model = SAMNClassifier(neighbor_weight=0.5, pool_size=40, random_state=0)
+    model.partial_fit(X[:60], y[:60], classes=np.unique(y))
+    assert len(set(model.pool_)) == 40
+    assert max(model.pool_) < 60
+    # The rows of the next chunk take the places of those.
+    model.partial_fit(X[60:], y[60:])
+    assert len(set(model.pool_)) == 40
+    assert min(model.pool_) >= 60
+    assert model.score(X, y) > 0.95
+
+
+def test_pool_size_bounds_the_rows_that_vote():
+    X, y = make_moons(300, noise=0.2, random_state=0)
+    model = fitted(X, y, pool_size=60, support_size=None)
+    assert len(model.support_) == 300
+    assert len(set(model.pool_)) == 60
+    weight = model.net_.module_.pool.log_weight.exp()
+    # They stand for all rows, in the mean over what could have been drawn.
+    assert 0.8 * 60 < weight.sum() < 1.25 * 60
+    assert weight.std() > 0.05
+
+
+def test_the_label_is_the_most_probable_class():
+    X, y = make_moons(1500, noise=0.3, random_state=0)
+    X_train, X_test, y_train, _ = train_test_split(X, y, random_state=0)
+    for share in (0.0, "auto", 0.8):
+        model = fitted(X_train, y_train, neighbor_weight=share)
+        best = model.predict_proba(X_test).argmax(axis=1)
+        assert_array_equal(model.predict(X_test), best)
+
+
+# --- a support by the error it makes
+
+
+def test_the_support_is_as_large_as_the_classes_are_hard():
+    sizes = {}
+    for noise in (0.05, 0.3):
+        X, y = make_moons(3000, noise=noise, random_state=0)
+        sizes[noise] = len(fitted(X, y).support_)
+    # The least is 256 rows a class.
+    assert sizes[0.05] == 512 < sizes[0.3] < 3000
+
+
+def test_the_support_errs_no_more_than_it_should():
+    X, y = make_moons(4000, noise=0.3, random_state=0)
+    X, X_test, y, _ = train_test_split(X, y, random_state=0)
+
+    def shares(model):
+        """Of the attention of new rows, what falls on class 1."""
+        network = model.net_.module_
+        with torch.no_grad():
+            x = torch.from_numpy(model.preprocessor_.transform(X_test))
+            return (network.attend(x) @ network.memory.labels[:, 1]).numpy()
+
+    squares = []
+    for seed in range(4):
+        full = fitted(X, y, support_size=None, random_state=seed)
+        part = fitted(X, y, random_state=seed)
+        assert 512 < len(part.support_) < 2000
+        squares.append(((shares(part) - shares(full)) ** 2).mean())
+    assert np.sqrt(np.mean(squares)) == pytest.approx(0.02, rel=0.25)
 
 
 # --- what can be asked
@@ -298,9 +373,11 @@ def test_explain():
     assert nearest["sample"].tolist() == [10, 11, 12, 13]
 
 
-def test_explain_counts_the_vote():
+@pytest.mark.parametrize("support_size", ["auto", 60])
+def test_explain_counts_the_vote(support_size):
     X, y = blobs()
-    model = fitted(X, y, neighbor_weight=0.4, n_neighbors=5)
+    params = {"neighbor_weight": 0.4, "n_neighbors": 5}
+    model = fitted(X, y, support_size=support_size, **params)
     table = model.explain(X[:8], n_samples=200)
     assert_allclose(table.groupby("row")["weight"].sum(), 1, rtol=1e-5)
     # The attention of each entry, and of the vote its share among the five nearest.
@@ -308,9 +385,9 @@ def test_explain_counts_the_vote():
     expected = np.zeros((8, 120))
     np.put_along_axis(expected, samples, 0.6 * weights, axis=1)
     Z = torch.from_numpy(model.preprocessor_.transform(X[:8]))
-    votes, places = model.net_.module_.memory.voters(Z, 5)
+    votes, places = model.net_.module_.pool.voters(Z, 5)
     for row in range(8):
-        expected[row, model.support_[places[row]]] += 0.4 * votes[row].numpy()
+        expected[row, model.pool_[places[row]]] += 0.4 * votes[row].numpy()
     assert_allclose(table["weight"], -np.sort(-expected, axis=1).ravel(), atol=1e-6)
     assert (votes > 0).all()
 
@@ -675,7 +752,9 @@ def test_a_feature_extractor_that_does_not_fit():
 def test_a_row_does_not_see_its_class_by_the_copies_that_are_hidden():
     """Of equal rows of both classes nothing tells which is which."""
     X, y = np.zeros((90, 3)), np.repeat([0, 1], [60, 30])
-    model = fitted(X, y, max_epochs=40, label_smoothing=0.0)
+    # Without waves: there would be nothing but constants to normalise.
+    params = {"label_smoothing": 0.0, "n_frequencies": 0}
+    model = fitted(X, y, max_epochs=40, **params)
     assert (model.predict(X) == 0).all()
     # What was learned is not better than the shares of the classes.
     best = -(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sklearn_samn._support import sample_by_importance
+from sklearn_samn._support import sample_by_importance, sample_size, with_dues
 
 
 @pytest.mark.parametrize("n_samples", [1, 7, 99])
@@ -46,3 +46,35 @@ def test_equal_importance_is_even_steps():
     rows, weights = sample_by_importance(np.ones(100), 10, np.random.default_rng(0))
     assert_array_equal(np.diff(rows), 10)
     assert_allclose(weights, 1)
+
+
+def test_each_class_is_due_two_rows():
+    importance, classes = np.ones(100), np.repeat([0, 2, 3], [90, 9, 1])
+    raised = with_dues(importance, classes, 10)
+    # Two of ten are due to a class; the first has more.
+    assert_allclose(np.bincount(classes, raised), [90, 0, 20, 20])
+    assert_array_equal(importance, 1)
+
+
+@pytest.mark.parametrize("error", [0.3, 0.1, 0.03])
+def test_as_many_rows_as_the_error_allows(error):
+    rng = np.random.default_rng(0)
+    # Answers that are sums of what each row says, over their number.
+    effects = rng.exponential(size=400) * rng.choice([-1, 1], size=(50, 400)) / 50
+    moves = np.sqrt((effects**2).mean(axis=0))
+    importance = moves + moves.mean()
+    n_samples = sample_size(moves, importance, error)
+    assert 1 < n_samples < 400
+    squares = []
+    for _ in range(300):
+        order = rng.permutation(400)
+        rows, weights = sample_by_importance(importance[order], n_samples, rng)
+        kept = effects[:, order[rows]] @ weights * 400 / n_samples
+        squares.append(((kept - effects.sum(axis=1)) ** 2).mean())
+    assert np.sqrt(np.mean(squares)) == pytest.approx(error, rel=0.1)
+
+
+def test_no_error_takes_all_rows():
+    moves = np.linspace(0.1, 1, 20)
+    assert sample_size(moves, moves, 0.0) == 20
+    assert sample_size(moves, moves, 100.0) == 1

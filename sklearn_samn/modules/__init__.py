@@ -4,7 +4,7 @@ from .attention import SampleAttention, kernel_scores, read_memory
 from .embedding import FeatureExtractor, MemberLinear, PeriodicEmbedding
 from .losses import NeighborSequenceLoss, SAMNLoss
 from .memnet import MemoryNetwork
-from .memory import PrototypeMemory, SampleMemory
+from .memory import NeighborMemory, PrototypeMemory, SampleMemory
 from .samn import SAMN
 from .sample_network import SampleNetwork
 from .seq2seq import Seq2SeqNetwork
@@ -14,6 +14,7 @@ __all__ = [
     "FeatureExtractor",
     "MemberLinear",
     "MemoryNetwork",
+    "NeighborMemory",
     "NeighborSequenceLoss",
     "PeriodicEmbedding",
     "PrototypeMemory",

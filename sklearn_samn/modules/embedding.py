@@ -118,8 +118,6 @@ class MemberBatchNorm(nn.Module):
         self.norm = BatchNorm(n_members * n_features)
 
     def forward(self, x):
-        if len(x) == 1:
-            return self.norm(x[0]).unsqueeze(0)
         rows = x.transpose(0, 1)
         return self.norm(rows.flatten(1)).view(rows.shape).transpose(0, 1)
 
@@ -152,6 +150,8 @@ class MemberModules(nn.ModuleList):
         super().__init__(deepcopy(module) for _ in range(n_members))
 
     def forward(self, x):
+        if len(self) == 1:
+            return self[0](x[0]).unsqueeze(0)
         return torch.stack([module(rows) for module, rows in zip(self, x, strict=True)])
 
 

@@ -1,4 +1,4 @@
-"""The memory block: class prototypes or stored samples that outlive a batch."""
+"""The memory blocks: class prototypes or stored samples that outlive a batch."""
 
 import math
 
@@ -10,6 +10,9 @@ from .attention import TINY, squared_distances
 # Of the vote of the nearest: the scale of its weights as a share of the mean distance,
 # and the share of the prior.
 BANDWIDTH, PRIOR_SHARE = 0.15, 0.05
+# Distances at a time in a vote, which stay in the cache of a processor, and the fewest
+# rows that are worth a call.
+VOTE_DISTANCES, VOTE_BATCH = 2**20, 256
 
 
 class PrototypeMemory(nn.Module):
@@ -130,15 +133,11 @@ class SampleMemory(nn.Module):
         Number of entries.
     n_members : int, default=1
         Networks that embed each row, see :class:`SampleNetwork`.
-    n_inputs : int, default=0
-        Width of the rows before they are embedded, kept for :meth:`vote`.
 
     Attributes
     ----------
     entries : Tensor of shape (n_members, size, n_features)
         The embeddings.
-    inputs : Tensor of shape (size, n_inputs)
-        The rows as they came.
     labels : Tensor of shape (size, n_classes)
         The share of each class in an entry: one for the class of its row, or the shares
         among equal rows that are stored as one.
@@ -152,7 +151,7 @@ class SampleMemory(nn.Module):
     **Shape**
 
     - z: (n_members, n_samples, n_features), labels: (n_samples, n_classes), weight and
-      row: (n_samples,), x: (n_samples, n_inputs)
+      row: (n_samples,)
 
     Examples
     --------
@@ -170,10 +169,9 @@ class SampleMemory(nn.Module):
     [-1, 1]
     """
 
-    def __init__(self, n_classes, n_features, size, *, n_members=1, n_inputs=0):
+    def __init__(self, n_classes, n_features, size, *, n_members=1):
         super().__init__()
         self.register_buffer("entries", torch.zeros(n_members, size, n_features))
-        self.register_buffer("inputs", torch.zeros(size, n_inputs))
         self.register_buffer("labels", torch.zeros(size, n_classes))
         self.register_buffer("log_weight", torch.zeros(size))
         self.register_buffer("rows", torch.full((size,), -1))
@@ -213,16 +211,15 @@ class SampleMemory(nn.Module):
         return self.places[row - self.first]
 
     @torch.no_grad()
-    def write(self, z, labels, weight, row, x=None):
-        """Store the rows of a batch, detached; ``x`` are the rows before embedding."""
+    def write(self, z, labels, weight, row):
+        """Store the rows of a batch, detached."""
         size = len(self.rows)
-        x = self.inputs.new_empty(len(row), 0) if x is None else x
         if self.own_places:
             place = self.places[row]
         else:
             # Of a batch larger than the memory the last rows stay.
             z, labels = z[:, -size:], labels[-size:]
-            weight, row, x = weight[-size:], row[-size:], x[-size:]
+            weight, row = weight[-size:], row[-size:]
             place = (self.next + torch.arange(len(row), device=row.device)) % size
             self.next += len(row)
             self._forget(place, row)
@@ -232,7 +229,6 @@ class SampleMemory(nn.Module):
         self.labels = self.labels.index_copy(0, place, labels)
         self.log_weight[place] = weight.log()
         self.rows[place] = row
-        self.inputs[place] = x
         # Of a row that is there twice the last stays.
         self.rows[place[self.places[row - self.first] != place]] = -1
 
@@ -244,15 +240,59 @@ class SampleMemory(nn.Module):
         self.rows[stale[stale >= 0]] = -1
 
     @torch.no_grad()
-    def fill(self, z, labels, weight, row, x=None):
+    def fill(self, z, labels, weight, row):
         """Hold these rows and no others, whatever the size before."""
-        self.inputs = self.inputs.new_empty(len(row), 0) if x is None else x
         self.entries, self.labels = z.detach(), labels
         self.log_weight, self.rows = weight.log().to(z.dtype), row
         self.next.zero_()
 
-    def vote(self, x, n_neighbors=20):
-        """Class shares among the stored rows that are nearest as they came.
+    def find(self, row):
+        """The place of each row by its number, (n_samples,); -1 for nowhere."""
+        rows, order = self.rows.sort()
+        place = order[torch.searchsorted(rows, row).clamp_max(len(rows) - 1)]
+        return torch.where(self.rows[place] == row, place, -1)
+
+
+class NeighborMemory(SampleMemory):
+    """Stored samples as they came, of which the nearest vote.
+
+    Parameters
+    ----------
+    n_classes : int
+        Number of classes.
+    n_features : int
+        Width of a row.
+    size : int
+        Number of entries.
+
+    Attributes
+    ----------
+    entries : Tensor of shape (1, size, n_features)
+        The rows; the other attributes are those of :class:`SampleMemory`.
+
+    Notes
+    -----
+    **Shape**
+
+    - x: (n_samples, n_features)
+    - output: (n_samples, n_classes)
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_samn.modules import NeighborMemory
+    >>> memory = NeighborMemory(n_classes=2, n_features=1, size=0)
+    >>> rows, labels = torch.tensor([[[0.0], [1.0], [9.0]]]), torch.eye(2)[[0, 0, 1]]
+    >>> memory.fill(rows, labels, torch.ones(3), torch.arange(3))
+    >>> memory(torch.tensor([[8.0]]), n_neighbors=2).round(decimals=2)
+    tensor([[0.0300, 0.9700]])
+    """
+
+    def __init__(self, n_classes, n_features, size):
+        super().__init__(n_classes, n_features, size)
+
+    def forward(self, x, n_neighbors=20):
+        """Class shares among the stored rows that are nearest.
 
         A row's weight falls from that of the nearest, exponentially with the distance,
         to zero at that of the last; the scale is the mean distance, so that sparse and
@@ -260,7 +300,7 @@ class SampleMemory(nn.Module):
 
         Parameters
         ----------
-        x : Tensor of shape (n_samples, n_inputs)
+        x : Tensor of shape (n_samples, n_features)
             Rows.
         n_neighbors : int, default=20
             How many vote, or all there are if fewer.
@@ -270,11 +310,23 @@ class SampleMemory(nn.Module):
         Tensor of shape (n_samples, n_classes)
             Shares that sum to one.
         """
-        weight = self._weight()
-        prior = weight @ self.labels / weight.sum()
-        nearness, place = self.voters(x, n_neighbors)
-        shares = nearness.unsqueeze(1).bmm(self.labels[place]).squeeze(1)
-        return (1 - PRIOR_SHARE) * shares + PRIOR_SHARE * prior
+        prior, n_rows = self._prior(), max(VOTE_DISTANCES // len(self.rows), VOTE_BATCH)
+        votes = []
+        for part in x.split(n_rows):
+            nearness, place = self.voters(part, n_neighbors)
+            votes.append(nearness.unsqueeze(1).bmm(self.labels[place]).squeeze(1))
+        return (1 - PRIOR_SHARE) * torch.cat(votes) + PRIOR_SHARE * prior
+
+    def bounds(self):
+        """The lowest and the highest share that a class can have in a vote.
+
+        Returns
+        -------
+        low, high : Tensor of shape (n_classes,)
+            Whatever the row.
+        """
+        low = PRIOR_SHARE * self._prior()
+        return low, low + 1 - PRIOR_SHARE
 
     def voters(self, x, n_neighbors=20):
         """The stored rows that vote on each row.
@@ -282,7 +334,7 @@ class SampleMemory(nn.Module):
         Parameters
         ----------
         x, n_neighbors
-            As in :meth:`vote`.
+            As in :meth:`forward`.
 
         Returns
         -------
@@ -291,13 +343,18 @@ class SampleMemory(nn.Module):
         places : Tensor of shape (n_samples, n_neighbors)
             Where the rows are stored.
         """
+        stored = self.entries[0]
         k = min(n_neighbors, int((self.rows >= 0).sum()))
-        norms = self.inputs.square().sum(1).masked_fill(self.rows < 0, torch.inf)
-        places = smallest(torch.addmm(norms, x, self.inputs.T, alpha=-2), k)[1]
+        norms = stored.square().sum(1).masked_fill(self.rows < 0, torch.inf)
+        places = smallest(torch.addmm(norms, x, stored.T, alpha=-2), k)[1]
         # Anew: the squares above are small differences of large numbers.
-        distances = (x.unsqueeze(1) - self.inputs[places]).norm(dim=2)
+        distances = (x.unsqueeze(1) - stored[places]).norm(dim=2)
         nearness = _nearness(distances) * self._weight()[places]
         return nearness / nearness.sum(1, keepdim=True), places
+
+    def _prior(self):
+        weight = self._weight()
+        return weight @ self.labels / weight.sum()
 
     def _weight(self):
         """Weight of each entry, the largest being 1."""

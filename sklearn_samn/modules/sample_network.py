@@ -12,10 +12,13 @@ from .embedding import (
     MemberModules,
     output_width,
 )
-from .memory import SampleMemory
+from .memory import NeighborMemory, SampleMemory
 
 # A class without any attention has this share of it.
 FLOOR = 1e-6
+# By how much more than any vote could change it a network must be sure of a class for
+# the vote to be left out: many times the rounding of the logarithms.
+SURE = 1e-3
 
 
 class SampleOutput(NamedTuple):
@@ -68,10 +71,13 @@ class SampleNetwork(nn.Module):
         by ``kernel``), or the linear layer alone.
     neighbor_weight : float in [0, 1), default=0.0
         In predictions, share of the vote of the stored rows that are nearest as they
-        came (:meth:`SampleMemory.vote`), in a product of experts with the network. The
+        came (:class:`NeighborMemory`), in a product of experts with the network. The
         training does not know of it.
     n_neighbors : int, default=20
         Rows that vote.
+    pool_size : int, default=0
+        Rows stored as they came, of which the nearest vote. Training writes to them as
+        to the memory.
     feature_extractor : Module or None, default=None
         In place of the :class:`FeatureExtractor`: from (n_samples, n_features) to
         (n_samples, any width). Each member trains a copy.
@@ -118,6 +124,7 @@ class SampleNetwork(nn.Module):
         head="both",
         neighbor_weight=0.0,
         n_neighbors=20,
+        pool_size=0,
         feature_extractor=None,
     ):
         super().__init__()
@@ -139,9 +146,12 @@ class SampleNetwork(nn.Module):
                 batch_norm=batch_norm,
                 n_numeric=n_numeric,
                 n_frequencies=n_frequencies,
-                n_members=k,
+                # One by itself is faster without that dimension.
+                n_members=k if k > 1 else None,
             )
             h = self.extract.out_features
+            if k == 1:
+                self.extract = MemberModules(self.extract, k)
         z = embedding_size
         n_reads = n_attention_blocks or int(head != "linear")
         self.queries = nn.ModuleList(MemberLinear(k, h, z) for _ in range(n_reads))
@@ -154,8 +164,8 @@ class SampleNetwork(nn.Module):
             n_reads * z,
             memory_size if n_reads else 0,
             n_members=k,
-            n_inputs=n_features if neighbor_weight else 0,
         )
+        self.pool = NeighborMemory(n_classes, n_features, pool_size)
         self.linear = MemberLinear(k, h, n_classes, bias=False)
         self.bias = nn.Parameter(torch.zeros(n_classes))
         self.gate = nn.Parameter(torch.full((k, 1, 1), -1.0))
@@ -173,7 +183,9 @@ class SampleNetwork(nn.Module):
             z = torch.cat(queries, dim=2)
             h, mass = self._read(-1, h, queries[-1], own)
         if labels is not None:
-            self.memory.write(z, labels, weight, row, self.kept(x))
+            self.memory.write(z, labels, weight, row)
+            if len(self.pool.rows):
+                self.pool.write(x.unsqueeze(0), labels, weight, row)
         return SampleOutput(self._logits(h, mass), z)
 
     def probabilities(self, x):
@@ -181,18 +193,47 @@ class SampleNetwork(nn.Module):
 
         The mean of the members', and with it the vote of the nearest stored rows.
         """
-        probabilities = self(x).logits.softmax(2).mean(0)
+        probabilities = self._without_vote(x)
         if not self.neighbor_weight:
             return probabilities
-        vote = self.memory.vote(x, self.n_neighbors)
+        return self._with_vote(probabilities, x)
+
+    def most_probable(self, x):
+        """The most probable class of each row, and its probability without the vote.
+
+        The vote is taken only where it could change the class.
+
+        Returns
+        -------
+        classes, probabilities : Tensor of shape (n_samples,)
+            The classes, as in :meth:`probabilities`.
+        """
+        probabilities = self._without_vote(x)
+        top, classes = probabilities.max(1)
+        if self.neighbor_weight:
+            rows = self._undecided(probabilities, classes).nonzero().squeeze(1)
+            voted = self._with_vote(probabilities[rows], x[rows])
+            classes[rows] = voted.argmax(1)
+        return classes, top
+
+    def _without_vote(self, x):
+        return self(x).logits.softmax(2).mean(0)
+
+    def _with_vote(self, probabilities, x):
+        return self._combine(probabilities, self.pool(x, self.n_neighbors)).softmax(1)
+
+    def _combine(self, probabilities, votes):
+        """Logarithms of the product of experts, but for a constant a row."""
         share = self.neighbor_weight
         # The floor: a class of which no row is stored stays possible.
-        votes = share * (vote + FLOOR).log()
-        return ((1 - share) * probabilities.log() + votes).softmax(1)
+        return (1 - share) * probabilities.log() + share * (votes + FLOOR).log()
 
-    def kept(self, x):
-        """What the memory keeps of rows as they came: nothing where none votes."""
-        return x if self.neighbor_weight else x[:, :0]
+    def _undecided(self, probabilities, classes):
+        """Whether some vote could make another class the most probable one."""
+        low, high = (self._combine(probabilities, b) for b in self.pool.bounds())
+        top = classes.unsqueeze(1)
+        rivals = high.scatter(1, top, -torch.inf).amax(1)
+        return low.gather(1, top).squeeze(1) < rivals + SURE
 
     def embed(self, x):
         """Rows as the memory stores them, (n_members, n_samples, width of an entry).
@@ -214,38 +255,59 @@ class SampleNetwork(nn.Module):
         scale, bias = self._scale(-1), self.memory.bias()
         return memory_weights(z, keys, bias, scale, **self.kernel).mean(0)
 
+    def stored(self):
+        """The numbers of all rows that are stored, ascending."""
+        rows = torch.cat([self.memory.rows, self.pool.rows]).unique()
+        return rows[rows >= 0]
+
     def decide(self, x):
-        """How much each entry counts for each row, in attention and vote together.
+        """How much each stored row counts for each row, attention and vote together.
 
         Returns
         -------
-        Tensor of shape (n_samples, memory_size)
-            Shares that sum to one.
+        Tensor of shape (n_samples, n_stored)
+            Shares that sum to one, in the order of :meth:`stored`.
         """
-        weights = self.attend(x)
+        rows, memory = self.stored(), self.memory.rows
+        places = torch.searchsorted(rows, memory[memory >= 0])
+        weights = torch.zeros(len(x), len(rows), dtype=x.dtype, device=x.device)
+        weights[:, places] = self.attend(x)[:, memory >= 0]
         if self.neighbor_weight:
-            votes, places = self.memory.voters(x, self.n_neighbors)
-            weights = (1 - self.neighbor_weight) * weights
-            weights = weights.scatter_add(1, places, self.neighbor_weight * votes)
+            votes, voters = self.pool.voters(x, self.n_neighbors)
+            places = torch.searchsorted(rows, self.pool.rows[voters])
+            weights *= 1 - self.neighbor_weight
+            weights.scatter_add_(1, places, self.neighbor_weight * votes)
         return weights
 
-    def distances(self, x, places):
-        """Distance of each row to entries of its own, as the last of the reads sees it.
+    def labels_of(self, rows):
+        """The class shares of stored rows by their numbers, (n_samples, n_classes)."""
+        place = self.memory.find(rows)
+        labels, pooled = self.memory.labels[place], place < 0
+        labels[pooled] = self.pool.labels[self.pool.find(rows[pooled])]
+        return labels
+
+    def distances(self, x, rows):
+        """Distance of each row to stored rows, as the last of the reads sees it.
 
         Parameters
         ----------
         x : Tensor of shape (n_samples, n_features)
             Rows.
-        places : Tensor of shape (n_samples, n_entries)
-            Where the entries are stored.
+        rows : Tensor of shape (n_samples, n_entries)
+            The numbers of the stored rows.
 
         Returns
         -------
         Tensor of shape (n_samples, n_entries)
             Means over the members.
         """
-        z, keys = self._last(self.embed(x)), self._last(self.memory.entries)
-        return (z.unsqueeze(2) - keys[:, places]).norm(dim=3).mean(0)
+        place = self.memory.find(rows.flatten())
+        keys, pooled = self._last(self.memory.entries)[:, place], place < 0
+        if pooled.any():
+            inputs = self.pool.entries[0, self.pool.find(rows.flatten()[pooled])]
+            keys[:, pooled] = self._last(self.embed(inputs))
+        z = self._last(self.embed(x)).unsqueeze(2)
+        return (z - keys.unflatten(1, rows.shape)).norm(dim=3).mean(0)
 
     def _last(self, entries):
         """Of rows as they are stored, what the last of the reads sees."""
@@ -256,10 +318,10 @@ class SampleNetwork(nn.Module):
 
     def _walk(self, x, own=None):
         """Rows as they are before the last read, and the queries of all reads."""
-        h = self.extract(x.expand(self.n_members, *x.shape))
-        queries = [query(h) for query in self.queries[:1]]
-        for read, query in enumerate(self.queries[1:]):
-            h = self._read(read, h, queries[read], own)[0]
+        h, queries = self.extract(x.expand(self.n_members, *x.shape)), []
+        for read, query in enumerate(self.queries):
+            if read > 0:
+                h = self._read(read - 1, h, queries[-1], own)[0]
             queries.append(query(h))
         return h, queries
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_samn.modules import PrototypeMemory, SampleMemory
+from sklearn_samn.modules import NeighborMemory, PrototypeMemory
 from sklearn_samn.modules.memory import smallest
 
 
@@ -212,21 +212,20 @@ def test_unwritten_prototypes_take_the_rows_of_their_class_in_turn():
 def stored(inputs, labels, weight=None, size=None):
     """A memory of rows of one class each; places beyond them are empty."""
     size = size or len(inputs)
-    memory = SampleMemory(2, 1, size, n_inputs=len(inputs[0])).double()
+    memory = NeighborMemory(2, len(inputs[0]), size).double()
     memory.start(torch.arange(len(inputs)))
     memory.write(
-        torch.zeros(1, len(inputs), 1).double(),
+        double([inputs]),
         torch.eye(2).double()[torch.tensor(labels)],
         torch.ones(len(inputs)).double() if weight is None else double(weight),
         torch.arange(len(inputs)),
-        double(inputs),
     )
     return memory
 
 
 def test_the_vote_of_three_by_hand():
     memory = stored([[0, 0], [3, 4], [0, 1], [100, 0]], [0, 1, 1, 0], [1, 2, 3, 1])
-    vote = memory.vote(double([[0, 0]]), 3)[0]
+    vote = memory(double([[0, 0]]), 3)[0]
     # Distances 0, 1 and 5 of the classes 0, 1 and 1, weights 1, 3 and 2.
     scale = 0.15 * 2
     last = math.exp(-5 / scale)
@@ -240,13 +239,13 @@ def test_the_vote_of_three_by_hand():
 def test_empty_places_have_no_vote():
     inputs, labels = [[0.0], [1.0], [5.0]], [0, 1, 1]
     x = double([[0.2], [4.0]])
-    votes = [stored(inputs, labels, size=size).vote(x, 20) for size in (3, 7)]
+    votes = [stored(inputs, labels, size=size)(x, 20) for size in (3, 7)]
     assert torch.equal(*votes)
 
 
 def test_equally_near_rows_have_equal_votes():
     memory = stored([[0, 1], [1, 0], [0, -1]], [0, 1, 1])
-    vote = memory.vote(double([[0, 0]]), 20)[0]
+    vote = memory(double([[0, 0]]), 20)[0]
     assert vote[1].item() == pytest.approx(2 / 3)
 
 
@@ -254,9 +253,21 @@ def test_a_vote_depends_on_no_other_row():
     rng = np.random.default_rng(0)
     memory = stored(rng.normal(size=(2000, 3)).tolist(), [0, 1] * 1000)
     x = double(rng.normal(size=(300, 3)).tolist())
-    together = memory.vote(x)
-    apart = torch.cat([memory.vote(row.unsqueeze(0)) for row in x])
+    together = memory(x)
+    apart = torch.cat([memory(row.unsqueeze(0)) for row in x])
     assert torch.allclose(together, apart, atol=1e-9)
+
+
+def test_no_vote_is_out_of_its_bounds():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=50).tolist()
+    memory = stored(rng.normal(size=(50, 1)).tolist(), labels, [1, 9] * 25)
+    low, high = memory.bounds()
+    # Of one neighbour the vote is all there can be: one of the bounds.
+    votes = memory(double(rng.normal(size=(90, 1)).tolist()), 1)
+    assert torch.allclose(votes.amin(0), low)
+    assert torch.allclose(votes.amax(0), high)
+    assert torch.allclose(low + high.flip(0), torch.ones(2).double())
 
 
 @pytest.mark.parametrize("n_values", [5, 160, 161, 5000])

@@ -317,10 +317,18 @@ def silu(x):
     return x / (1 + np.exp(-x))
 
 
+def hidden_by_hand(net, x, member):
+    """Rows after the hidden layer of one member."""
+    if net.n_members == 1:
+        layer = net.extract[0][0]
+        return silu(x @ layer.weight.numpy().T + layer.bias.numpy())
+    layer = net.extract[0]
+    return silu(x @ layer.weight[member].numpy() + layer.bias[member].numpy())
+
+
 def by_hand(net, x, z, y, member, own=None):
     """Logits of one member without attention blocks, by linear layer and by memory."""
-    hidden = net.extract[0]
-    h = silu(x @ hidden.weight[member].numpy() + hidden.bias[member].numpy())
+    h = hidden_by_hand(net, x, member)
     query = net.queries[0]
     q = h @ query.weight[member].numpy() + query.bias[member].numpy()
     scale = np.log1p(np.exp(net.temperature[0, member].item()))
@@ -346,6 +354,53 @@ def test_logits_by_hand(n_members):
     assert_allclose(net.probabilities(x), probabilities, rtol=1e-8)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9])
+def test_the_most_probable_class_with_the_vote_where_it_matters(share, monkeypatch):
+    net = network(neighbor_weight=share, n_neighbors=3).eval().requires_grad_(False)
+    remember(net)
+    rows, labels = double(50, 4, seed=7), torch.eye(3).double()[torch.arange(50) % 3]
+    net.pool.fill(rows.unsqueeze(0), labels, torch.ones(50).double(), torch.arange(50))
+    x = 2 * double(400, 4, seed=3)
+    expected = net.probabilities(x).argmax(1)
+    if share:
+        # Votes that change the class are among them.
+        assert (expected != net(x).logits[0].argmax(1)).any()
+    asked = []
+    vote = net.pool.forward
+    monkeypatch.setattr(net.pool, "forward", lambda x, k: asked.append(x) or vote(x, k))
+    classes, top = net.most_probable(x)
+    assert torch.equal(classes, expected)
+    assert torch.equal(top, net(x).logits[0].softmax(1).amax(1))
+    n_asked = sum(map(len, asked))
+    assert n_asked == 0 if share == 0 else 0 < n_asked
+    if share == 0.2:
+        assert n_asked < 300
+
+
+def test_what_is_stored_by_its_number():
+    net = network(neighbor_weight=0.5, n_neighbors=3).eval().requires_grad_(False)
+    z, y = remember(net)
+    # Some of the rows of the pool are in the memory as well.
+    inputs, numbers = double(4, 4, seed=7), torch.tensor([9, 4, 2, 7])
+    labels = torch.eye(3).double()[[0, 1, 2, 1]]
+    net.pool.fill(inputs.unsqueeze(0), labels, torch.ones(4).double(), numbers)
+    stored = net.stored()
+    assert stored.tolist() == [0, 1, 2, 3, 4, 5, 7, 9]
+    assert net.labels_of(stored).argmax(1).tolist() == [*y.tolist(), 1, 0]
+    x = double(2, 4, seed=3)
+    attention, (votes, places) = net.attend(x), net.pool.voters(x, 3)
+    expected = np.zeros((2, 10))
+    expected[:, :6] = 0.5 * attention.numpy()
+    for row in range(2):
+        expected[row, numbers[places[row]].numpy()] += 0.5 * votes[row].numpy()
+    assert_allclose(net.decide(x), expected[:, stored.numpy()])
+    distances = net.distances(x, torch.tensor([[9, 0], [3, 7]]))
+    q, of_inputs = net.embed(x)[0], net.embed(inputs)[0].numpy()
+    ends = [[of_inputs[0], z[0, 0]], [z[0, 3], of_inputs[3]]]
+    expected = [[np.linalg.norm(q[i].numpy() - e) for e in ends[i]] for i in range(2)]
+    assert_allclose(distances, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("head", ["linear", "kernel"])
 def test_either_head_alone(head):
     net = network(head=head).eval().requires_grad_(False)
@@ -353,8 +408,7 @@ def test_either_head_alone(head):
     if head == "linear":
         assert not net.queries
         assert net.memory.entries.numel() == 0
-        hidden = net.extract[0]
-        h = silu(x.numpy() @ hidden.weight[0].numpy() + hidden.bias[0].numpy())
+        h = hidden_by_hand(net, x.numpy(), 0)
         expected = h @ net.linear.weight[0].numpy() + net.bias.numpy()
     else:
         z, y = remember(net)
@@ -380,8 +434,8 @@ def test_a_block_adds_what_it_reads():
     net = network(n_attention_blocks=1, head="linear").eval().requires_grad_(False)
     z, y = remember(net)
     x = double(3, 4, seed=3).numpy()
-    hidden, query, value = net.extract[0], net.queries[0], net.values[0]
-    h = silu(x @ hidden.weight[0].numpy() + hidden.bias[0].numpy())
+    query, value = net.queries[0], net.values[0]
+    h = hidden_by_hand(net, x, 0)
     q = h @ query.weight[0].numpy() + query.bias[0].numpy()
     scale = np.log1p(np.exp(net.temperature[0, 0].item()))
     weights = softmax(-scale * np.linalg.norm(q[:, None] - z[0], axis=2))
