@@ -32,6 +32,8 @@ SUPPORT_CANDIDATES = 2048
 # Scores of stored rows at a time in prediction, which stay in the cache of a processor,
 # and the fewest rows that are worth a call.
 PREDICT_SCORES, PREDICT_BATCH = 2**20, 256
+# Of memory_size="auto": rows a class, the fewest and the most.
+MEMORY_OF_CLASS, MIN_MEMORY, MAX_MEMORY = 256, 1024, 2048
 # Of support_size="auto": the expected error of the shares of attention, the fewest rows
 # a class, the most rows.
 SUPPORT_ERROR, SUPPORT_OF_CLASS, MAX_SUPPORT = 0.02, 256, 8192
@@ -102,9 +104,10 @@ class SAMNClassifier(BaseNeuralClassifier):
     n_prototypes : "samples" or int, at least 1, default="samples"
         What the memory holds: stored training rows, or so many prototypes a class, of
         which a row counts for the nearest of its class. 1 is the paper's.
-    memory_size : int, at least 1, default=2048
+    memory_size : "auto" or int, at least 1, default="auto"
         Stored rows that training attends to. Where there are more training rows, those
-        visited last. Only used with stored samples.
+        visited last. "auto" is 256 a class, but between 1,024 and 2,048. Only used with
+        stored samples.
     support_size : "auto", int, at least 1, or None, default="auto"
         Stored rows that prediction attends to; None is all training rows. Where there
         are more of them, those that matter are the likelier to be kept, see Notes.
@@ -328,7 +331,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         degree=3,
         coef0=1.0,
         n_prototypes="samples",
-        memory_size=2048,
+        memory_size="auto",
         support_size="auto",
         embedding_size=64,
         n_members=1,
@@ -428,7 +431,10 @@ class SAMNClassifier(BaseNeuralClassifier):
             StrOptions({"samples"}),
             Interval(Integral, 1, None, closed="left"),
         ],
-        "memory_size": [Interval(Integral, 1, None, closed="left")],
+        "memory_size": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
         "support_size": [
             StrOptions({"auto"}),
             Interval(Integral, 1, None, closed="left"),
@@ -501,11 +507,15 @@ class SAMNClassifier(BaseNeuralClassifier):
         return 0.3 * (pooled / n_rows) ** 0.75
 
     def _n_entries(self, n_rows):
+        wanted = self.memory_size
+        if wanted == "auto":
+            of_classes = MEMORY_OF_CLASS * len(self.classes_)
+            wanted = min(max(of_classes, MIN_MEMORY), MAX_MEMORY)
         if n_rows < np.inf:
-            return min(self.memory_size, n_rows)
+            return min(wanted, n_rows)
         # What is stored is what prediction reads; what a fit has stored stays.
         bounded = self.support_size not in ("auto", None)
-        size = min(self.memory_size, self.support_size if bounded else np.inf)
+        size = min(wanted, self.support_size if bounded else np.inf)
         return max(size, self._so_far("memory_size"))
 
     def _n_pooled(self):

@@ -600,6 +600,22 @@ def test_auto(n_samples, max_epochs, lr, dropout, n_blocks, batch_size):
     assert model._n_blocks(n_samples) == n_blocks
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "n_classes", "n_entries"),
+    [
+        (500, 2, 500),
+        (5000, 2, 1024),
+        (5000, 6, 1536),
+        (5000, 26, 2048),
+        (np.inf, 2, 1024),
+    ],
+)
+def test_auto_memory_size(n_rows, n_classes, n_entries):
+    model = SAMNClassifier()
+    model.classes_ = np.arange(n_classes)
+    assert model._n_entries(n_rows) == n_entries
+
+
 @pytest.mark.parametrize(("n_features", "n_waves"), [(4, 16), (20, 16), (21, 0)])
 def test_waves_where_there_are_few_numbers(n_features, n_waves):
     rng = np.random.default_rng(0)
