@@ -95,6 +95,7 @@ class FirstRecipe(SAMNClassifier):
         self.set_params(
             neighbor_weight=0.0,
             n_attention_blocks=0,
+            memory_size=2048,
             support_size=None,
             label_smoothing=0.1,
             lr=3e-3 + 1e-3 * large,
