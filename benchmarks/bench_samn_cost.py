@@ -1,10 +1,10 @@
 """What SAMNClassifier costs beside its peers, and how the cost grows with the rows.
 
 (a) Seconds of fit and predict of SAMNClassifier, MLPClassifier and SVC with their
-    defaults, on fourteen sets. One process, one thread; the three take turns in each round,
-    so that a slow minute of the machine weighs on all, and a round (a seed) has its own
-    70/30 split. A prediction takes milliseconds: the median of five. Medians over the
-    rounds; the ratios are taken within a round.
+    defaults, on fourteen sets. One process, one thread; the three take turns in each
+    round, so that a slow minute of the machine weighs on all, and a round (a seed) has
+    its own 70/30 split. A prediction takes milliseconds: the median of five. Medians
+    over the rounds; the ratios are taken within a round.
 (b) Seconds of fit, memory and held-out accuracy of SAMNClassifier on more and more rows
     of covertype (classes 0, 1, 2, in double precision, as scikit-learn fetches them;
     four fifths are trained on), each size in a fresh process. Memory is the peak of the
