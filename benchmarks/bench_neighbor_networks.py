@@ -32,7 +32,6 @@ Usage: python benchmarks/bench_neighbor_networks.py [--rows 100000] [--rounds 3]
 import argparse
 import copy
 import functools
-import inspect
 import pathlib
 import statistics
 from concurrent.futures import ThreadPoolExecutor
@@ -61,12 +60,13 @@ from xgboost import XGBClassifier
 from sklearn_samn import KNNSeq2SeqClassifier, MemNetKNNClassifier
 from sklearn_samn._neighbors import nearest_in_subsets
 from sklearn_samn._preprocessing import NumericScaler
-from sklearn_samn._training import denormals_flushed, predict_batches
+from sklearn_samn._training import denormals_flushed
 
 K = 5
 # Rows a step; what batch_size="auto" takes of so many rows.
 BATCH_SIZE = 256
-PREDICT_BATCH_SIZE = inspect.signature(predict_batches).parameters["batch_size"].default
+# The most rows that a batch of a prediction has.
+PREDICT_BATCH_SIZE = 4096
 # The networks' defaults: their hidden layer, and the memories.
 WIDTH, MEMORY_SIZE, N_MEMORIES = 128, 64, 4
 SUBSETS = {"n_subsets": 50, "subset_size": 64}

@@ -325,7 +325,7 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
     def _probabilities(self, x):
         if self._module_args["output"] == "vectors":
             return self._vote(self.net_.module_(x).vectors)
-        return self.net_.module_.log_probs(x).exp().mean(1)
+        return self.net_.module_.label_probs(x)
 
     def _vote(self, vectors):
         """Share of each class among the K rows nearest to each of the K vectors."""

@@ -353,8 +353,8 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         return probabilities, torch.stack(vectors).mean(0)
 
     def _probabilities(self, x):
-        log_probs = self._over_memories(self.net_.module_.log_probs, x)
-        return torch.stack(log_probs).exp().mean((0, 2))
+        probabilities = self._over_memories(self.net_.module_.label_probs, x)
+        return torch.stack(probabilities).mean(0)
 
     def attention(self, X):
         """Attention of each hop over the rows in the memories.

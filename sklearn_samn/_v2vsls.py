@@ -842,7 +842,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             return self._tensor(_preprocessing.transform(self.preprocessor_, Z), device)
 
         return _training.predict_batches(
-            lambda x: module.log_probs(x)[:, :, code].exp().mean(1),
+            lambda x: module.label_probs(x)[:, code],
             tensor,
             len(rows),
             BLOCK_ROWS,

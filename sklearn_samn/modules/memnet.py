@@ -111,30 +111,32 @@ class MemoryNetwork(nn.Module):
 
     def read(self, query, memory, masked=None):
         """What the rows of the queries find in the memory."""
-        states, _ = self._hops(query, memory, masked)
-        return NeighborSequence(*self.heads(self.dropout(states)))
+        states = [state for state, _ in self._hops(query, memory, masked)]
+        return NeighborSequence(*self.heads(self.dropout(torch.stack(states, dim=1))))
 
-    def log_probs(self, query, memory):
-        """Label path alone, (n_samples, K, n_classes)."""
-        return self.heads.log_probs(self.dropout(self._hops(query, memory)[0]))
+    def label_probs(self, query, memory):
+        """Mean of the K label distributions alone, (n_samples, n_classes)."""
+        hops = self._hops(query, memory)
+        said = sum(self.heads.probs(self.dropout(state)) for state, _ in hops)
+        return said / self.n_neighbors
 
     def attend(self, query, memory):
         """Attention of each hop over the memory, (n_samples, K, n_memory)."""
-        return self._hops(query, memory)[1]
+        weights = [weights for _, weights in self._hops(query, memory)]
+        return torch.stack(weights, dim=1)
 
     def _hops(self, query, memory, masked=None):
+        """What is known after each hop, and its attention over the memory."""
         memory = self.extract(self._normalize_memory(memory))
         keys = self.embed_key(memory) / math.sqrt(query.shape[1])
         values = self.embed_value(memory)
-        states, weights = [], []
         for _ in range(self.n_neighbors):
             scores = query @ keys.T
             if masked is not None:
                 scores = scores.masked_fill(masked, -torch.inf)
-            weights.append(scores.softmax(1))
-            query = self.hop(query) + weights[-1] @ values
-            states.append(query)
-        return torch.stack(states, dim=1), torch.stack(weights, dim=1)
+            weights = scores.softmax(1)
+            query = torch.addmm(self.hop(query), weights, values)
+            yield query, weights
 
     def _normalize_memory(self, memory):
         if isinstance(self.normalize, BatchNorm):
