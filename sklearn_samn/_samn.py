@@ -33,7 +33,7 @@ SUPPORT_CANDIDATES = 2048
 # and the fewest rows that are worth a call.
 PREDICT_SCORES, PREDICT_BATCH = 2**20, 256
 # Of memory_size="auto": rows a class, the fewest and the most.
-MEMORY_OF_CLASS, MIN_MEMORY, MAX_MEMORY = 256, 1024, 2048
+MEMORY_OF_CLASS, MIN_MEMORY, MAX_MEMORY = 128, 512, 2048
 # Of support_size="auto": the expected error of the shares of attention, the fewest rows
 # a class, the most rows.
 SUPPORT_ERROR, SUPPORT_OF_CLASS, MAX_SUPPORT = 0.02, 256, 8192
@@ -106,7 +106,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         which a row counts for the nearest of its class. 1 is the paper's.
     memory_size : "auto" or int, at least 1, default="auto"
         Stored rows that training attends to. Where there are more training rows, those
-        visited last. "auto" is 256 a class, but between 1,024 and 2,048. Only used with
+        visited last. "auto" is 128 a class, but between 512 and 2,048; 2,048 in
+        ``partial_fit``, where prediction attends to the same rows. Only used with
         stored samples.
     support_size : "auto", int, at least 1, or None, default="auto"
         Stored rows that prediction attends to; None is all training rows. Where there
@@ -508,11 +509,12 @@ class SAMNClassifier(BaseNeuralClassifier):
 
     def _n_entries(self, n_rows):
         wanted = self.memory_size
-        if wanted == "auto":
-            of_classes = MEMORY_OF_CLASS * len(self.classes_)
-            wanted = min(max(of_classes, MIN_MEMORY), MAX_MEMORY)
         if n_rows < np.inf:
+            if wanted == "auto":
+                of_classes = MEMORY_OF_CLASS * len(self.classes_)
+                wanted = min(max(of_classes, MIN_MEMORY), MAX_MEMORY)
             return min(wanted, n_rows)
+        wanted = MAX_MEMORY if wanted == "auto" else wanted
         # What is stored is what prediction reads; what a fit has stored stays.
         bounded = self.support_size not in ("auto", None)
         size = min(wanted, self.support_size if bounded else np.inf)

@@ -604,10 +604,10 @@ def test_auto(n_samples, max_epochs, lr, dropout, n_blocks, batch_size):
     ("n_rows", "n_classes", "n_entries"),
     [
         (500, 2, 500),
-        (5000, 2, 1024),
-        (5000, 6, 1536),
+        (5000, 2, 512),
+        (5000, 6, 768),
         (5000, 26, 2048),
-        (np.inf, 2, 1024),
+        (np.inf, 2, 2048),
     ],
 )
 def test_auto_memory_size(n_rows, n_classes, n_entries):
