@@ -29,14 +29,11 @@ BY_SIZE = {"dropout": (0.3, 0.1), "lr": (5e-3, 6e-3), "max_epochs": (20, 16)}
 SUPPORT_BATCH = 1024
 # Rows that compete for attention at a time when the support is chosen.
 SUPPORT_CANDIDATES = 2048
-# Scores of stored rows at a time in prediction, which stay in the cache of a processor,
-# and the fewest rows that are worth a call.
-PREDICT_SCORES, PREDICT_BATCH = 2**20, 256
 # Of memory_size="auto": rows a class, the fewest and the most.
 MEMORY_OF_CLASS, MIN_MEMORY, MAX_MEMORY = 128, 512, 2048
 # Of support_size="auto": the expected error of the shares of attention, the fewest rows
 # a class, the most rows.
-SUPPORT_ERROR, SUPPORT_OF_CLASS, MAX_SUPPORT = 0.02, 256, 8192
+SUPPORT_ERROR, SUPPORT_OF_CLASS, MAX_SUPPORT = 0.02, 128, 8192
 # Weights of attention over the whole memory that are held at a time.
 LOOKING_WEIGHTS = 2**16
 # Keeps a sum of no weights from being divided by.
@@ -112,7 +109,7 @@ class SAMNClassifier(BaseNeuralClassifier):
     support_size : "auto", int, at least 1, or None, default="auto"
         Stored rows that prediction attends to; None is all training rows. Where there
         are more of them, those that matter are the likelier to be kept, see Notes.
-        "auto" is as few as speak for all rows: 256 a class at least, 8,192 at most, the
+        "auto" is as few as speak for all rows: 128 a class at least, 8,192 at most, the
         fewer the easier the classes are told apart. Only used with stored samples.
     embedding_size : int, at least 1, default=64
         Width of a stored row. Only used with stored samples.
@@ -849,24 +846,12 @@ class SAMNClassifier(BaseNeuralClassifier):
         check_is_fitted(self)
         if not isinstance(self.net_.module_, SampleNetwork):
             return super().predict(X)
-        codes, probabilities = self._run(self._most_probable, X)
+        codes, probabilities = self._run(self.net_.module_.most_probable, X)
         self._check_finite(probabilities)
         return self.classes_[codes]
 
-    def _most_probable(self, x):
-        parts = map(self.net_.module_.most_probable, self._in_cache(x))
-        codes, probabilities = zip(*parts, strict=True)
-        return torch.cat(codes), torch.cat(probabilities)
-
     def _probabilities(self, x):
-        probabilities = self.net_.module_.probabilities
-        return torch.cat([probabilities(part) for part in self._in_cache(x)])
-
-    def _in_cache(self, x):
-        """Rows in parts whose scores of stored rows stay in the cache."""
-        n_entries = max(len(getattr(self, "support_", ())), 1)
-        n_rows = max(PREDICT_SCORES // n_entries, PREDICT_BATCH)
-        return x.chunk(math.ceil(len(x) / n_rows))
+        return self.net_.module_.probabilities(x)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, classes=None, sample_weight=None):

@@ -303,8 +303,8 @@ def test_the_support_is_as_large_as_the_classes_are_hard():
     for noise in (0.05, 0.3):
         X, y = make_moons(3000, noise=noise, random_state=0)
         sizes[noise] = len(fitted(X, y).support_)
-    # The least is 256 rows a class.
-    assert sizes[0.05] == 512 < sizes[0.3] < 3000
+    # The least is 128 rows a class.
+    assert sizes[0.05] == 256 < sizes[0.3] < 3000
 
 
 def test_the_support_errs_no_more_than_it_should():

@@ -19,6 +19,9 @@ FLOOR = 1e-6
 # By how much more than any vote could change it a network must be sure of a class for
 # the vote to be left out: many times the rounding of the logarithms.
 SURE = 1e-3
+# Scores of stored rows at a time in prediction, which stay in the cache of a processor,
+# and the fewest rows that are worth a call.
+PREDICT_SCORES, PREDICT_BATCH = 2**20, 256
 
 
 class SampleOutput(NamedTuple):
@@ -217,7 +220,9 @@ class SampleNetwork(nn.Module):
         return classes, top
 
     def _without_vote(self, x):
-        return self(x).logits.softmax(2).mean(0)
+        n_rows = max(PREDICT_SCORES // max(len(self.memory.rows), 1), PREDICT_BATCH)
+        parts = [self(part).logits.softmax(2).mean(0) for part in x.split(n_rows)]
+        return torch.cat(parts)
 
     def _with_vote(self, probabilities, x):
         return self._combine(probabilities, self.pool(x, self.n_neighbors)).softmax(1)
