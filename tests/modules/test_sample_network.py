@@ -13,6 +13,7 @@ from sklearn_samn.modules import (
     SampleNetwork,
     kernel_scores,
     read_memory,
+    sample_network,
 )
 from sklearn_samn.modules.embedding import (
     Dropout,
@@ -375,6 +376,22 @@ def test_the_most_probable_class_with_the_vote_where_it_matters(share, monkeypat
     assert n_asked == 0 if share == 0 else 0 < n_asked
     if share == 0.2:
         assert n_asked < 300
+
+
+def test_predictions_in_parts_are_those_at_once(monkeypatch):
+    net = network(neighbor_weight=0.4, n_neighbors=3).eval().requires_grad_(False)
+    remember(net)
+    rows, labels = double(50, 4, seed=7), torch.eye(3).double()[torch.arange(50) % 3]
+    net.pool.fill(rows.unsqueeze(0), labels, torch.ones(50).double(), torch.arange(50))
+    x = 2 * double(11, 4, seed=3)
+    expected, classes = net.probabilities(x), net.most_probable(x)[0]
+    monkeypatch.setattr(sample_network, "PREDICT_SCORES", 1)
+    monkeypatch.setattr(sample_network, "PREDICT_BATCH", 2)
+    sizes = []
+    net.register_forward_pre_hook(lambda net, inputs: sizes.append(len(inputs[0])))
+    torch.testing.assert_close(net.probabilities(x), expected)
+    assert sizes == [2, 2, 2, 2, 2, 1]
+    assert torch.equal(net.most_probable(x)[0], classes)
 
 
 def test_what_is_stored_by_its_number():
