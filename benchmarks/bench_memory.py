@@ -1,7 +1,8 @@
 """How much memory and how many attention blocks SAMNClassifier needs.
 
-Accuracy and log loss on six sets against the entries kept for prediction
-(``support_size``; beside it as many at random), the entries attended to in training
+Accuracy and log loss on six sets against the rows that prediction attends to
+(``support_size``; beside it as many at random, and as many as "auto" keeps, all rows
+voting), the rows that may vote (``pool_size``), the rows attended to in training
 (``memory_size``) and the attention blocks (``n_attention_blocks``), each alone, the
 others at their defaults.
 Stratified 70/30 splits. Sets of many and of few classes, all of more rows than the
@@ -36,15 +37,18 @@ from _common import (
 from sklearn_samn import SAMNClassifier
 
 SETS = "phoneme satimage letter magic_gamma electricity wine_quality_white".split()
-AT_RANDOM = "support_size, at random"
+AT_RANDOM, AUTO = "support_size, at random", "support_size, auto"
 VALUES = {
     "support_size": (32, 128, 512, 2048, 8192),
     AT_RANDOM: (32, 128, 512, 2048, 8192),
+    AUTO: (0,),
+    "pool_size": (32, 128, 512, 2048, 8192),
     "memory_size": (128, 512, 1024, 2048, 4096),
     "n_attention_blocks": (0, 1, 2, 3, 4),
 }
 TITLES = {
-    "support_size": "rows kept for prediction",
+    "support_size": "rows that prediction attends to",
+    "pool_size": "rows that may vote",
     "memory_size": "rows attended to in training",
     "n_attention_blocks": "attention blocks",
 }
@@ -53,15 +57,20 @@ TITLES = {
 class RandomSupport(SAMNClassifier):
     """Keeps rows for prediction whatever they matter."""
 
-    def _importance(self, module, dataset, rows):
-        return rows, np.ones(len(rows))
+    def _moves(self, module, dataset, rows):
+        rows, moves, classes = super()._moves(module, dataset, rows)
+        return rows, np.ones(len(moves)), classes
 
 
 def make(categorical, seed, parameter, value):
+    if parameter not in (AT_RANDOM, AUTO, "support_size"):
+        return make_samn(categorical, seed, **{parameter: value})
+    # All rows vote, so that the support alone differs.
+    size = "auto" if parameter == AUTO else value
+    model = make_samn(categorical, seed, support_size=size, pool_size=None)
     if parameter == AT_RANDOM:
-        model = make_samn(categorical, seed, support_size=value)
         return RandomSupport(**model.get_params(deep=False))
-    return make_samn(categorical, seed, **{parameter: value})
+    return model
 
 
 def measure(data_set, seed, parameter, value, *, data_dir, max_train):
@@ -71,9 +80,11 @@ def measure(data_set, seed, parameter, value, *, data_dir, max_train):
     X_train, X_test, y_train, y_test = parts
     model = make(categorical, seed, parameter, value)
     _, seconds = timed(model.fit, X_train, y_train)
-    probability, predict_seconds = timed(model.predict_proba, X_test)
+    _, predict_seconds = timed(model.predict, X_test)
+    probability = model.predict_proba(X_test)
     return {
         "n_train": len(y_train),
+        "n_support": len(model.support_),
         **label_scores(y_test, probability.argmax(1)),
         **probability_scores(y_test, probability),
         "fit_seconds": seconds,
@@ -83,8 +94,8 @@ def measure(data_set, seed, parameter, value, *, data_dir, max_train):
 
 def draw(frame, path):
     """Accuracy less that of the largest value or the default, a line a set."""
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
-    for axis, (parameter, title) in zip(axes, TITLES.items(), strict=True):
+    figure, axes = plt.subplots(2, 2, figsize=(8, 6.6), sharey=True)
+    for axis, (parameter, title) in zip(axes.flat, TITLES.items(), strict=True):
         values = VALUES[parameter]
         # Against the best that the panel can do, to see what a smaller value costs.
         reference = max(values) if "size" in parameter else 0
@@ -94,17 +105,22 @@ def draw(frame, path):
             axis.set_prop_cycle(None)
             at_random = accuracies(frame, AT_RANDOM) - base
             draw_gaps(axis, at_random, linestyle=":", alpha=0.7)
+            axis.set_prop_cycle(None)
+            draw_auto(axis, frame, base)
             dotted = axis.plot([], [], "k:", alpha=0.7)
-            axis.legend(dotted, ["as many at random"], fontsize=7, frameon=False)
+            star = axis.plot([], [], "k*")
+            names = ["as many at random", 'as many as "auto" keeps']
+            axis.legend(dotted + star, names, fontsize=7, frameon=False)
         axis.axhline(0, color="#8a95a5", linewidth=0.8)
         axis.set_xlabel(title)
         if "size" in parameter:
             axis.set_xscale("log", base=2)
             axis.set_xticks(values, labels=[str(value) for value in values])
-    axes[0].set_ylabel("accuracy, points")
-    axes[0].set_ylim(bottom=max(axes[0].get_ylim()[0], -12))
-    axes[2].legend(fontsize=7, frameon=False)
-    for axis in axes:
+    for axis in axes[:, 0]:
+        axis.set_ylabel("accuracy, points")
+    axes[0, 0].set_ylim(bottom=max(axes[0, 0].get_ylim()[0], -12))
+    axes[1, 1].legend(fontsize=7, frameon=False)
+    for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
@@ -119,6 +135,13 @@ def accuracies(frame, parameter):
 def draw_gaps(axis, gaps, **style):
     for name in gaps:
         axis.plot(gaps[name], marker="o", markersize=3, label=name, **style)
+
+
+def draw_auto(axis, frame, base):
+    sizes = frame[frame["parameter"] == AUTO].groupby("data_set")["n_support"].mean()
+    gaps = accuracies(frame, AUTO).loc[0] - base
+    for name in gaps.index:
+        axis.plot(sizes[name], gaps[name], "*", markersize=9)
 
 
 def main():
@@ -141,7 +164,8 @@ def main():
     tasks = missing(path, tasks, ("data_set", "seed", "parameter", "value"))
     run_tasks(path, tasks, function, args.n_jobs)
     frame = pd.DataFrame(read_rows(path))
-    columns = ["accuracy", "macro_f1", "log_loss", "fit_seconds", "predict_seconds"]
+    columns = ["n_support", "accuracy", "macro_f1", "log_loss", "fit_seconds"]
+    columns += ["predict_seconds"]
     print(frame.groupby(["parameter", "value"])[columns].mean().round(3).to_string())
     draw(frame, args.figure)
 
