@@ -103,41 +103,35 @@ def read_memory(
     tensor([[[0., 1., 0.]]])
     """
     if kernel == "exponential":
-        found = _ExponentialRead.apply(queries, keys, values, bias, scale, own)
-    else:
-        weights = memory_weights(
-            queries, keys, bias, scale, own, kernel=kernel, **params
-        )
-        found = weights @ values
-    return found * _sees_any(bias, own)
+        return _ExponentialRead.apply(queries, keys, values, bias, scale, own)
+    weights = memory_weights(queries, keys, bias, scale, own, kernel=kernel, **params)
+    return weights @ values
 
 
 def memory_weights(queries, keys, bias, scale, own=None, **kernel):
     """The weights of :func:`read_memory`, (n_members, n_queries, n_keys)."""
-    scores = scale * kernel_scores(queries, keys, **kernel) + _finite(bias)
-    return _hide(scores, own).softmax(2)
+    scores = scale * kernel_scores(queries, keys, **kernel) + bias
+    scores = nn.functional.pad(scores, (0, 1), value=_nothing(scores.dtype))
+    return _softmax(scores, own)
 
 
-def _finite(bias):
-    # A softmax over minus infinity alone would be NaN.
-    return bias.clamp_min(torch.finfo(bias.dtype).min / 2)
+def _nothing(dtype):
+    """Score of the last column, which stands for no entry.
+
+    It takes all of the weight where a query sees none, and else nothing of it: a
+    softmax over minus infinity alone would be NaN.
+    """
+    return torch.finfo(dtype).min / 2
 
 
-def _hide(scores, own):
-    """Scores in which no query sees its own entry, changed in place."""
+def _softmax(scores, own, out=None):
+    """Weights of the entries: all columns but the last, and for no query its own."""
     if own is not None:
-        rows = torch.arange(len(own), device=own.device)[own >= 0]
-        scores[:, rows, own[rows]] = torch.finfo(scores.dtype).min
-    return scores
-
-
-def _sees_any(bias, own):
-    """Whether there is an entry that a query sees, (n_queries, 1) or (1,)."""
-    seen = bias > -torch.inf
-    if own is None:
-        return seen.any(0, keepdim=True)
-    hidden = (own >= 0) & seen[own.clamp_min(0)]
-    return (seen.sum() > hidden).unsqueeze(1)
+        rows = torch.arange(len(own), device=own.device)
+        # Own entries that are nowhere (-1) hide the last column, but from nobody who
+        # sees nothing else.
+        scores[:, rows, own] = torch.finfo(scores.dtype).min
+    return torch.softmax(scores, 2, out=out)[..., :-1]
 
 
 class _ExponentialRead(torch.autograd.Function):
@@ -150,12 +144,17 @@ class _ExponentialRead(torch.autograd.Function):
     @staticmethod
     def forward(ctx, queries, keys, values, bias, scale, own):
         norms = keys.square().sum(2).unsqueeze(1)
-        distances = torch.baddbmm(norms, queries, keys.mT, alpha=-2)
+        n_members, n_queries, n_keys = *queries.shape[:2], keys.shape[1]
+        scores = queries.new_empty(n_members, n_queries, n_keys + 1)
+        scores[..., -1] = _nothing(scores.dtype)
+        of_entries = distances = scores[..., :-1]
+        if any(ctx.needs_input_grad):
+            # The backward pass needs them, too.
+            distances = torch.empty_like(of_entries)
+        torch.baddbmm(norms, queries, keys.mT, alpha=-2, out=distances)
         distances.add_(queries.square().sum(2, True)).clamp_min_(TINY).sqrt_()
-        # Without a backward pass nobody needs the distances any more.
-        reused = None if any(ctx.needs_input_grad) else distances
-        scores = torch.addcmul(_finite(bias), distances, -scale, out=reused)
-        weights = torch.softmax(_hide(scores, own), 2, out=scores)
+        torch.addcmul(bias, distances, -scale, out=of_entries)
+        weights = _softmax(scores, own, out=scores)
         found = weights @ values
         ctx.save_for_backward(queries, keys, values, scale, distances, weights, found)
         return found

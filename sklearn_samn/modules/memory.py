@@ -214,30 +214,30 @@ class SampleMemory(nn.Module):
     def write(self, z, labels, weight, row):
         """Store the rows of a batch, detached."""
         size = len(self.rows)
-        if self.own_places:
-            place = self.places[row]
-        else:
-            # Of a batch larger than the memory the last rows stay.
+        # Of a batch larger than the memory the last rows stay.
+        if len(row) > size and not self.own_places:
             z, labels = z[:, -size:], labels[-size:]
             weight, row = weight[-size:], row[-size:]
-            place = (self.next + torch.arange(len(row), device=row.device)) % size
-            self.next += len(row)
-            self._forget(place, row)
-            self.places[row - self.first] = place
+        place = self.own(row) if self.own_places else self._next_places(row)
         # New tensors: the gradient of the batch still needs the old ones.
         self.entries = self.entries.index_copy(1, place, z.detach())
         self.labels = self.labels.index_copy(0, place, labels)
         self.log_weight[place] = weight.log()
-        self.rows[place] = row
         # Of a row that is there twice the last stays.
-        self.rows[place[self.places[row - self.first] != place]] = -1
+        self.rows[place] = torch.where(self.own(row) == place, row, -1)
 
-    def _forget(self, place, row):
-        """Drop the entries that lie in the places, and older ones of the rows."""
-        evicted = self.rows[place]
-        self.places[evicted[evicted >= self.first] - self.first] = -1
-        stale = self.places[row - self.first]
-        self.rows[stale[stale >= 0]] = -1
+    def _next_places(self, row):
+        """Where the rows are stored next; what lies there is dropped, and old ones."""
+        place = (self.next + torch.arange(len(row), device=row.device)) % len(self.rows)
+        self.next += len(row)
+        # In place of those that are not there, others that are written right after:
+        # to pick them out would wait for the device.
+        evicted, stale = self.rows[place], self.own(row)
+        evicted = torch.where(evicted < self.first, row, evicted)
+        self.places[evicted - self.first] = -1
+        self.rows[torch.where(stale < 0, place, stale)] = -1
+        self.places[row - self.first] = place
+        return place
 
     @torch.no_grad()
     def fill(self, z, labels, weight, row):

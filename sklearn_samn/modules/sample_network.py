@@ -339,9 +339,8 @@ class SampleNetwork(nn.Module):
         found = read_memory(z, keys, values, bias, scale, own, **self.kernel)
         mass = found[..., : labels.shape[2]]
         if self.values:
-            # The rows read relative to the own: zero where they agree, or where nothing
-            # is seen and all shares are zero.
-            found_rows = found[..., labels.shape[2] :] - mass.sum(2, True) * z
+            # The rows read relative to the own: zero where they agree.
+            found_rows = found[..., labels.shape[2] :] - z
             h = h + self.values[read](torch.cat([mass, found_rows], dim=2))
         return h, mass
 
