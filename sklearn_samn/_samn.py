@@ -20,8 +20,8 @@ from ._support import sample_by_importance, sample_size, with_dues
 from .modules import SAMN, SAMNLoss, SampleNetwork
 from .modules.embedding import ACTIVATIONS
 
-# Largest batch that batch_size="auto" takes.
-MAX_AUTO_BATCH_SIZE = 256
+# Smallest and largest batch that batch_size="auto" takes.
+MIN_AUTO_BATCH_SIZE, MAX_AUTO_BATCH_SIZE = 32, 256
 # What "auto" is for up to 800 and for from 4,000 training rows; between them it moves
 # with the logarithm of their number.
 BY_SIZE = {"dropout": (0.3, 0.1), "lr": (5e-3, 6e-3), "max_epochs": (20, 16)}
@@ -165,8 +165,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         "one_cycle" climbs in a line to ``lr`` over the first tenth of the steps and
         falls to zero in a cosine; "constant" is the paper's.
     batch_size : "auto" or int, at least 1, default="auto"
-        Rows a step. "auto" is the power of two nearest to a quarter of the training
-        rows, within 32 and 256. More than there are rows is clipped with a warning.
+        Rows a step. "auto" is a quarter of the training rows, within 32 and 256. More
+        than there are rows is clipped with a warning.
     optimizer : {"adamw", "adam", "sgd"}, default="adamw"
         Optimizer, torch's fused version.
     weight_decay : float, at least 0, default=0.01
@@ -554,8 +554,8 @@ class SAMNClassifier(BaseNeuralClassifier):
     def _resolve_batch_size(self, n_rows):
         if self.batch_size != "auto":
             return super()._resolve_batch_size(n_rows)
-        wanted = 2 ** max(round(np.log2(n_rows / 4)), 5)
-        return int(min(wanted, MAX_AUTO_BATCH_SIZE, n_rows))
+        wanted = max(math.ceil(n_rows / 4), MIN_AUTO_BATCH_SIZE)
+        return min(wanted, MAX_AUTO_BATCH_SIZE, n_rows)
 
     def _fit(self, X, y, sample_weight):
         self.n_samples_seen_ = 0

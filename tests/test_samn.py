@@ -586,6 +586,7 @@ def test_another_memory_after_another_fit():
     ("n_samples", "max_epochs", "lr", "dropout", "n_blocks", "batch_size"),
     [
         (90, 20, 5e-3, 0.3, 1, 32),
+        (590, 20, 5e-3, 0.3, 1, 148),
         (1789, 18, 5.5e-3, 0.2, 1, 256),
         (4000, 16, 6e-3, 0.1, 0, 256),
     ],
