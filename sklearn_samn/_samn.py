@@ -24,7 +24,7 @@ from .modules.embedding import ACTIVATIONS
 MIN_AUTO_BATCH_SIZE, MAX_AUTO_BATCH_SIZE = 32, 256
 # What "auto" is for up to 800 and for from 4,000 training rows; between them it moves
 # with the logarithm of their number.
-BY_SIZE = {"dropout": (0.3, 0.1), "lr": (5e-3, 6e-3), "max_epochs": (20, 16)}
+BY_SIZE = {"dropout": (0.3, 0.1), "max_epochs": (20, 16)}
 # Rows embedded at a time when the memory is filled.
 SUPPORT_BATCH = 1024
 # Rows that compete for attention at a time when the support is chosen.
@@ -158,9 +158,8 @@ class SAMNClassifier(BaseNeuralClassifier):
     max_epochs : "auto" or int, at least 1, default="auto"
         Passes over the training rows. "auto" falls from 20 for up to 800 training rows
         to 16 from 4,000 on.
-    lr : "auto" or float above 0, default="auto"
-        Learning rate; with ``lr_schedule="one_cycle"`` its highest value. "auto" rises
-        from 0.005 for up to 800 training rows to 0.006 from 4,000 on.
+    lr : float above 0, default=0.007
+        Learning rate; with ``lr_schedule="one_cycle"`` its highest value.
     lr_schedule : {"one_cycle", "constant"}, default="one_cycle"
         "one_cycle" climbs in a line to ``lr`` over the first tenth of the steps and
         falls to zero in a cosine; "constant" is the paper's.
@@ -344,7 +343,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         inner_weight=0.1,
         margin=1.0,
         max_epochs="auto",
-        lr="auto",
+        lr=7e-3,
         lr_schedule="one_cycle",
         batch_size="auto",
         optimizer="adamw",
@@ -413,7 +412,7 @@ class SAMNClassifier(BaseNeuralClassifier):
                 StrOptions({"auto"}),
                 *BaseNeuralClassifier._parameter_constraints[name],
             ]
-            for name in ("dropout", "max_epochs", "lr")
+            for name in BY_SIZE
         },
         "feature_extractor": [torch.nn.Module, None],
         "hidden_layer_sizes": ["array-like"],
@@ -547,7 +546,6 @@ class SAMNClassifier(BaseNeuralClassifier):
     def _training_params(self, n_rows):
         return {
             **super()._training_params(n_rows),
-            "lr": self._by_size("lr", n_rows),
             "max_epochs": round(self._by_size("max_epochs", n_rows)),
         }
 

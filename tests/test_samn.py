@@ -583,19 +583,18 @@ def test_another_memory_after_another_fit():
 
 
 @pytest.mark.parametrize(
-    ("n_samples", "max_epochs", "lr", "dropout", "n_blocks", "batch_size"),
+    ("n_samples", "max_epochs", "dropout", "n_blocks", "batch_size"),
     [
-        (90, 20, 5e-3, 0.3, 1, 32),
-        (590, 20, 5e-3, 0.3, 1, 148),
-        (1789, 18, 5.5e-3, 0.2, 1, 256),
-        (4000, 16, 6e-3, 0.1, 0, 256),
+        (90, 20, 0.3, 1, 32),
+        (590, 20, 0.3, 1, 148),
+        (1789, 18, 0.2, 1, 256),
+        (4000, 16, 0.1, 0, 256),
     ],
 )
-def test_auto(n_samples, max_epochs, lr, dropout, n_blocks, batch_size):
+def test_auto(n_samples, max_epochs, dropout, n_blocks, batch_size):
     model = SAMNClassifier()
     params = model._training_params(n_samples)
     assert params["max_epochs"] == max_epochs
-    assert_allclose(params["lr"], lr, rtol=1e-3)
     assert params["batch_size"] == batch_size
     assert_allclose(model._by_size("dropout", n_samples), dropout, rtol=1e-3)
     assert model._n_blocks(n_samples) == n_blocks
