@@ -7,6 +7,7 @@ from numbers import Integral, Real
 
 import numpy as np
 from scipy.sparse import issparse, vstack
+from scipy.special import ndtri
 from sklearn import config_context
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.compose import ColumnTransformer
@@ -33,6 +34,9 @@ MIN_QUANTILE_ROWS = 2_000
 BLOCK_ROWS, BLOCK_VALUES = 4096, 2**20
 # Rows that the quantiles are taken from, at most.
 MAX_QUANTILE_ROWS = 100_000
+# So near to the first or the last quantile a value counts as beyond it, and this is the
+# share of the rows that lies beyond any value: both as in QuantileTransformer.
+BEYOND = 1e-7
 
 FLOATS = [np.float64, np.float32]
 
@@ -527,6 +531,9 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Columns that go by quantiles.
     quantiles_ : QuantileTransformer or None
         Fitted on those columns after they were scaled robustly.
+    knots_ : list of tuple of ndarray
+        Of each of those columns the values and the shares of the rows below them that
+        ``quantiles_`` interpolates between.
     n_features_in_ : int
         Number of columns.
 
@@ -564,7 +571,12 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.curved_ = np.zeros(X.shape[1], dtype=bool)
         if self.scaling == "quantile":
             self.curved_ = ~_has_two_values(X)
-        self.quantiles_ = self._fit_quantiles(X) if self.curved_.any() else None
+        self.quantiles_, self.knots_ = None, []
+        if self.curved_.any():
+            self.quantiles_ = self._fit_quantiles(X)
+            shares = self.quantiles_.references_
+            columns = self.quantiles_.quantiles_.T
+            self.knots_ = [quantile_knots(column, shares) for column in columns]
         return self
 
     def _fit_quantiles(self, X):
@@ -615,10 +627,20 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         for rows in gen_batches(len(X), BLOCK_ROWS):
             block = robust_clip(X[rows], statistics, exact)
             if self.quantiles_ is not None:
-                curved = self.quantiles_.transform(block[:, self.curved_])
-                block[:, self.curved_] = curved
+                block[:, self.curved_] = self._normal_scores(block[:, self.curved_])
             Z[rows] = block
         return Z
+
+    def _normal_scores(self, X):
+        """What ``quantiles_`` makes of rows, in less than half of the time."""
+        shares = np.empty_like(X)
+        for column, (values, below) in enumerate(self.knots_):
+            shares[:, column] = np.interp(X[:, column], values, below)
+        first, last = self.quantiles_.quantiles_[[0, -1]]
+        shares[X - BEYOND < first] = 0
+        shares[X + BEYOND > last] = 1
+        beyond = BEYOND - np.spacing(1)
+        return ndtri(shares).clip(ndtri(beyond), ndtri(1 - beyond))
 
     def inverse_transform(self, X):
         """Rows in the units they came in.
@@ -640,6 +662,41 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             X = X.copy()
             X[:, self.curved_] = self.quantiles_.inverse_transform(X[:, self.curved_])
         return undo_robust_clip(X, (self.center_, self.scale_))
+
+
+def quantile_knots(quantiles, shares):
+    """The curve of a QuantileTransformer through the quantiles of a column.
+
+    A value that is several quantiles at once has the mean of their shares, its
+    neighbours on either side the first and the last: what QuantileTransformer finds by
+    interpolating in both directions, at twice the time.
+
+    Parameters
+    ----------
+    quantiles, shares : ndarray of shape (n_quantiles,)
+        The quantiles, ascending, and the share of the rows below each.
+
+    Returns
+    -------
+    values, below : ndarray of shape (n_knots,)
+        For :func:`numpy.interp`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> values, below = quantile_knots(np.array([0.0, 1, 1]), np.array([0, 0.5, 1]))
+    >>> np.interp([0.5, 1 - 1e-9, 1], values, below).round(3).tolist()
+    [0.25, 0.5, 0.75]
+    """
+    first = np.flatnonzero(np.diff(quantiles, prepend=-np.inf))
+    last = np.append(first[1:], len(quantiles)) - 1
+    values, low, high = quantiles[first], shares[first], shares[last]
+    tied = first < last
+    before, after = np.nextafter(values[tied], [[-np.inf], [np.inf]])
+    values = np.concatenate([values, before, after])
+    below = np.concatenate([(low + high) / 2, low[tied], high[tied]])
+    order = np.argsort(values)
+    return values[order], below[order]
 
 
 def _has_two_values(X):

@@ -272,6 +272,22 @@ def test_quantiles_make_a_normal_distribution_of_any():
     assert (np.diff(Z[order, 0]) >= 0).all()
 
 
+def test_quantiles_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3000, 4))
+    # Ties in the middle and at either end.
+    X[:, 1] = X[:, 1].round(1)
+    X[:, 2] = X[:, 2].clip(-0.5, 0.5)
+    X[:, 3] = rng.integers(3, size=3000)
+    X[::100] = np.nan
+    scaler = NumericScaler("quantile", "float64").fit(X)
+    assert scaler.curved_.all()
+    rows = np.vstack([X, X + 0.05 * rng.normal(size=X.shape), X * 2])
+    robust = robust_clip(rows, (scaler.center_, scaler.scale_), np.float64)
+    expected = np.nan_to_num(scaler.quantiles_.transform(robust))
+    assert_allclose(scaler.transform(rows), expected, atol=1e-9)
+
+
 def test_number_of_quantiles():
     rng = np.random.default_rng(0)
     expectations = [(5, 5), (40, 10), (900, 30), (40_000, 1000), (100_001, 1000)]
