@@ -226,6 +226,7 @@ def report_group(frame):
 
 def report(frame):
     """The whole report, as markdown; only sets that every model has run on."""
+    accuracy = set_means(frame, "accuracy")
     groups = {
         "The sets the defaults were chosen on": CHOSEN_ON,
         "Held-out sets": HELD_OUT,
@@ -233,8 +234,9 @@ def report(frame):
             name for name in HELD_OUT if name not in SHARE_ROWS
         ],
         "All sets": CHOSEN_ON + HELD_OUT,
+        # Named by --sets.
+        "Further sets": accuracy.index.difference(CHOSEN_ON + HELD_OUT),
     }
-    accuracy = set_means(frame, "accuracy")
     seeds = frame["seed"].nunique()
     parts = ["# Classifiers, one thread each", f"Means over {seeds} stratified splits."]
     for title, names in groups.items():
