@@ -2,6 +2,7 @@
 
 import warnings
 from datetime import date, timedelta
+from functools import cached_property
 from math import isfinite, nan
 from numbers import Integral, Real
 
@@ -192,6 +193,32 @@ def _mask_of_columns(X, wanted):
     return mask
 
 
+def refuse_columns_without_numbers(X, categorical):
+    """Raise a ValueError for columns that are to be numbers but cannot hold new ones.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Rows.
+    categorical : ndarray of bool of shape (n_features,)
+        Which columns are categories.
+    """
+    if hasattr(X, "iloc"):
+        for name, dtype, named in zip(X.columns, X.dtypes, categorical, strict=True):
+            if _is_category(dtype) and not named:
+                raise ValueError(
+                    f"Column {name!r} is of dtype {dtype}, which holds its categories "
+                    f"alone, but is not among categorical_features: name it there, or "
+                    f"cast it to numbers."
+                )
+    elif getattr(X, "dtype", np.dtype(object)).kind in "US" and not categorical.all():
+        raise ValueError(
+            f"X is an array of dtype {X.dtype}, too narrow for new numbers in the "
+            f"columns {np.flatnonzero(~categorical).tolist()}: pass "
+            f"X.astype(object), or a DataFrame."
+        )
+
+
 def _positions(X, names):
     if not hasattr(X, "columns"):
         raise ValueError(
@@ -212,7 +239,17 @@ def as_numbers(X):
     if np.shape(X)[1] == 0:
         # scikit-learn looks for a dtype that all columns have in common.
         return np.empty(np.shape(X))
-    return check_array(X, dtype=FLOATS, ensure_all_finite=False)
+    return check_array(as_dense(X), dtype=FLOATS, ensure_all_finite=False)
+
+
+def as_dense(X):
+    """A frame with its sparse columns made dense; anything else as it is."""
+    dtypes = X.dtypes if hasattr(X, "isetitem") else ()
+    columns = [i for i, d in enumerate(dtypes) if str(d).startswith("Sparse")]
+    X = X.copy(deep=False) if columns else X
+    for column in columns:
+        X.isetitem(column, X.iloc[:, column].sparse.to_dense())
+    return X
 
 
 def as_categories(X):
@@ -495,10 +532,15 @@ def _like(column, numbers, kept):
             as_type = float
         new[~kept] = [as_type(number) for number in numbers[~kept].tolist()]
         return new
-    numbers = _within_dtype(numbers, getattr(column.dtype, "numpy_dtype", column.dtype))
+    numbers = _within_dtype(numbers, _numpy_dtype(column.dtype))
     if hasattr(column, "iloc"):
         return type(column)(numbers).astype(column.dtype).mask(kept, column)
     return np.where(kept, column, numbers.astype(column.dtype))
+
+
+def _numpy_dtype(dtype):
+    """NumPy's dtype behind a nullable one, one of pyarrow or a sparse one."""
+    return getattr(dtype, "numpy_dtype", getattr(dtype, "subtype", dtype))
 
 
 def _within_dtype(numbers, dtype):
@@ -506,7 +548,10 @@ def _within_dtype(numbers, dtype):
     if dtype.kind not in "iu":
         return numbers
     limits = np.iinfo(dtype)
-    return numbers.clip(limits.min, np.nextafter(float(limits.max), 0))
+    high = float(limits.max)
+    return numbers.clip(
+        limits.min, high if int(high) == limits.max else np.nextafter(high, 0)
+    )
 
 
 class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -531,9 +576,6 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Columns that go by quantiles.
     quantiles_ : QuantileTransformer or None
         Fitted on those columns after they were scaled robustly.
-    knots_ : list of tuple of ndarray
-        Of each of those columns the values and the shares of the rows below them that
-        ``quantiles_`` interpolates between.
     n_features_in_ : int
         Number of columns.
 
@@ -571,13 +613,20 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.curved_ = np.zeros(X.shape[1], dtype=bool)
         if self.scaling == "quantile":
             self.curved_ = ~_has_two_values(X)
-        self.quantiles_, self.knots_ = None, []
-        if self.curved_.any():
-            self.quantiles_ = self._fit_quantiles(X)
-            shares = self.quantiles_.references_
-            columns = self.quantiles_.quantiles_.T
-            self.knots_ = [quantile_knots(column, shares) for column in columns]
+        self.quantiles_ = self._fit_quantiles(X) if self.curved_.any() else None
+        vars(self).pop("_knots", None)
         return self
+
+    @cached_property
+    def _knots(self):
+        """Of each column of quantiles what they interpolate between."""
+        shares = self.quantiles_.references_
+        return [quantile_knots(q, shares) for q in self.quantiles_.quantiles_.T]
+
+    def __getstate__(self):
+        # Made again when needed: as large as the quantiles themselves.
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_knots"}
 
     def _fit_quantiles(self, X):
         if len(X) > MAX_QUANTILE_ROWS:
@@ -634,11 +683,11 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _normal_scores(self, X):
         """What ``quantiles_`` makes of rows, in less than half of the time."""
         shares = np.empty_like(X)
-        for column, (values, below) in enumerate(self.knots_):
+        for column, (values, below) in enumerate(self._knots):
             shares[:, column] = np.interp(X[:, column], values, below)
         first, last = self.quantiles_.quantiles_[[0, -1]]
-        shares[X - BEYOND < first] = 0
         shares[X + BEYOND > last] = 1
+        shares[X - BEYOND < first] = 0
         beyond = BEYOND - np.spacing(1)
         return ndtri(shares).clip(ndtri(beyond), ndtri(1 - beyond))
 
@@ -693,10 +742,10 @@ def quantile_knots(quantiles, shares):
     values, low, high = quantiles[first], shares[first], shares[last]
     tied = first < last
     before, after = np.nextafter(values[tied], [[-np.inf], [np.inf]])
-    values = np.concatenate([values, before, after])
     below = np.concatenate([(low + high) / 2, low[tied], high[tied]])
-    order = np.argsort(values)
-    return values[order], below[order]
+    # Where the next double is a quantile itself, that has its own share.
+    values, kept = np.unique(np.r_[values, before, after], return_index=True)
+    return values, below[kept]
 
 
 def _has_two_values(X):
@@ -753,9 +802,11 @@ def _statistics_of_columns(X):
     low, center, high = np.quantile(columns, [0.25, 0.5, 0.75], axis=1)
     with np.errstate(over="ignore"):
         scale = np.minimum(2 * (high - low), np.finfo(float).max)
-    tied = scale == 0
+    # What is below it may count as zero in the threads of torch.
+    tiny = np.finfo(float).tiny
+    tied = scale < tiny
     scale[tied] = np.ptp(columns[tied], axis=1)
-    scale[scale == 0] = 1.0
+    scale[scale < tiny] = 1.0
     return 2 * center, scale
 
 

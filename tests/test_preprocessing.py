@@ -288,6 +288,26 @@ def test_quantiles_are_those_of_scikit_learn():
     assert_allclose(scaler.transform(rows), expected, atol=1e-9)
 
 
+def test_quantiles_next_to_each_other():
+    values = 0.125 + np.spacing(0.125) * np.arange(3)
+    rest = np.random.default_rng(0).uniform(size=3000)
+    X = np.concatenate([values.repeat(300), rest]).reshape(-1, 1)
+    scaler = NumericScaler("quantile", "float64").fit(X)
+    rows = values.reshape(-1, 1)
+    robust = robust_clip(rows, (scaler.center_, scaler.scale_), np.float64)
+    assert_allclose(scaler.transform(rows), scaler.quantiles_.transform(robust))
+
+
+def test_one_quantile_is_the_first_and_the_last():
+    X = np.zeros((2000, 1))
+    X[:2, 0] = 1, 2
+    scaler = NumericScaler("quantile", "float64").fit(X)
+    scaler.quantiles_.quantiles_[:] = 0
+    Z = scaler.transform([[-1.0], [0.0], [1.0]]).ravel()
+    assert Z[0] == Z[1] < -5
+    assert Z[2] > 5
+
+
 def test_number_of_quantiles():
     rng = np.random.default_rng(0)
     expectations = [(5, 5), (40, 10), (900, 30), (40_000, 1000), (100_001, 1000)]
