@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import math
 import os
 import re
 import warnings
@@ -213,7 +214,7 @@ def validate_table(estimator, X, y="no_validation", *, reset):
     _check_no_dates(estimator, X)
     validate_data(estimator, X, y, reset=reset, skip_check_array=True)
     numeric = np.flatnonzero(~estimator.is_categorical_)
-    numbers = _preprocessing.take_columns(X, numeric)
+    numbers = _preprocessing.as_dense(_preprocessing.take_columns(X, numeric))
     if not len(numeric):
         numbers = np.empty(numbers.shape)
     params = {
@@ -282,11 +283,16 @@ def check_one_kind(y):
     """Raise a ValueError for labels that have no order, such as 1 and "a"."""
     y = np.asarray(y)
     listed = y.dtype == object and y.ndim > 0
-    kinds = {type(label).__name__ for label in y.ravel()} if listed else ()
-    if "NoneType" in kinds or "NAType" in kinds:
+    kinds = {type(label).__name__ for label in y.ravel()} if listed else set()
+    # NaN is how some dtypes of strings show what is missing.
+    nan = kinds >= {"str", "float"} and any(
+        isinstance(label, float) and math.isnan(label) for label in y.ravel()
+    )
+    if nan or "NoneType" in kinds or "NAType" in kinds:
         raise ValueError(
-            "y holds labels that are missing (None or NA); leave out the rows without "
-            "a label, or give them a class of their own, a label of the others' type."
+            "y holds labels that are missing (None, NA or NaN); leave out the rows "
+            "without a label, or give them a class of their own, a label of the "
+            "others' type."
         )
     if len(kinds) > 1 and "str" in kinds:
         raise ValueError(
@@ -312,7 +318,7 @@ def _strings_named(estimator, X, columns=None, *, reset):
 def _strings_message(estimator, X, columns, error, reset):
     if not hasattr(X, "columns"):
         X = np.asarray(X, dtype=object)
-    if X.ndim != 2:
+    if getattr(X, "ndim", 2) != 2:
         return (
             f"Expected 2D array, got {X.ndim}D array instead, of values that are no "
             f"numbers ({error}). {type(estimator).__name__} takes a table of rows."
@@ -569,7 +575,10 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         train, valid = np.flatnonzero(weight > 0), None
         if self.early_stopping and not chunk:
             train, valid = stratified_holdout(y, train, self.validation_fraction, rng)
-        weight = weight / weight[train].mean()
+        if not chunk:
+            # First by the largest: a sum of very large ones is infinite.
+            weight = weight / weight.max()
+            weight = weight / weight[train].mean()
         past = self.history_ if warm else ()
         weights = _training.weights_to_numpy(self.net_) if warm else None
         checkpoint = self._make_checkpoint(rng, seed, Z, y, weight)
@@ -667,6 +676,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
             # Rows of weight zero are not there, so they do not count either.
             seen = y[weight > 0]
             classes = np.unique(seen) if classes is None else classes
+            seen = seen[np.isin(seen, classes)]
             by_class = weights_by_class(self.class_weight, seen, classes)
             # Of other labels the weight is zero, or partial_fit refuses them.
             place = np.searchsorted(classes, y).clip(max=len(classes) - 1)
@@ -895,9 +905,9 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
     def _make_checkpoint(self, rng, *facts):
         if self.checkpoint is None:
             return None
-        if self.random_state is None or self.warm_start:
+        if not isinstance(self.random_state, Integral) or self.warm_start:
             raise ValueError(
-                f"checkpoint={self.checkpoint!r} needs random_state, as in "
+                f"checkpoint={self.checkpoint!r} needs an int as random_state, as in "
                 f"random_state=0, and warm_start=False: fit goes on only where it "
                 f"would do the same again."
             )
@@ -1054,8 +1064,9 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         X : array-like of shape (n_samples, n_features)
             Rows; read by block as ``out_of_core`` says.
         out : array-like of shape (n_samples, n_classes), default=None
-            Where to put them: anything that takes ``out[start:stop] = values``, such
-            as a :class:`numpy.memmap`. A new array by default.
+            Where to put them: an array, or what has shape and dtype of one and takes
+            ``out[start:stop] = values``, such as an ``h5py.Dataset``. A new array by
+            default.
 
         Returns
         -------
@@ -1083,8 +1094,9 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         X : array-like of shape (n_samples, n_features)
             Rows; read by block as ``out_of_core`` says.
         out : array-like of shape (n_samples,), default=None
-            Where to put the labels: anything that takes ``out[start:stop] = values``,
-            such as a :class:`numpy.memmap`. A new array by default.
+            Where to put the labels: an array, or what has shape and dtype of one and
+            takes ``out[start:stop] = values``, such as an ``h5py.Dataset``. A new array
+            by default.
 
         Returns
         -------

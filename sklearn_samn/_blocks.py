@@ -341,9 +341,12 @@ def check_out(out, shape, values):
     values : ndarray
         All values that a result can have, or some of their dtype.
     """
-    found = getattr(out, "shape", type(out).__name__)
-    if found != shape:
-        raise ValueError(f"out has the shape {found}, but needs {shape}.")
+    if not isinstance(getattr(out, "dtype", None), np.dtype):
+        raise ValueError(f"out is a {type(out).__name__}, but must be an array.")
+    if out.shape != shape:
+        raise ValueError(f"out has the shape {out.shape}, but needs {shape}.")
+    if isinstance(out, np.ndarray) and not out.flags.writeable:
+        raise ValueError("out is read-only: open it for writing.")
     try:
         with np.errstate(all="ignore"):
             fits = (values.astype(out.dtype) == values).all()

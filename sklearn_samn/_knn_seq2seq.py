@@ -34,7 +34,7 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
     alpha : float, at least 0, default=9.5
         Weight of the row's own label in the loss.
     lam : float, at least 0, default=0.12
-        The paper's lambda, weight of the vectors in the loss.
+        The paper's lambda, weight of the vectors in the loss beside the labels.
     vector_reduction : {"mean", "sum"}, default="mean"
         Over the features of a vector: "sum" is the paper's squared norm; "mean", the
         default, divides it by their number, so that ``lam`` means the same for wide
@@ -122,8 +122,9 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         File that ``fit`` writes after each epoch, whole or not at all. If it is there
         already, ``fit`` goes on from it, on a CPU to the same bits as without the
         interruption; that of other data or parameters is refused. Deleted when ``fit``
-        is done, so a file serves one fit at a time. Needs ``random_state``; callbacks
-        in ``skorch_params`` start anew. It is a pickle: use none that you do not trust.
+        is done, so a file serves one fit at a time. Needs an int as ``random_state``;
+        callbacks in ``skorch_params`` start anew. It is a pickle: use none that you do
+        not trust.
     n_jobs : int or None, default=None
         Processes of scikit-learn's neighbour search; None is one. torch trains on one
         CPU thread, so that results do not depend on the machine's cores.
@@ -171,7 +172,8 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
 
     Notes
     -----
-    The predicted class is the mean of the K predicted label distributions. The loss is
+    The predicted class is the mean of the K predicted label distributions, or with
+    ``output="vectors"`` a vote of the rows near the predicted vectors. The loss is
     L1 + lam L2, with L1 = (1/K) sum_t KL(Y_t) + alpha KL(Y) over the neighbours'
     labels and the row's own, and L2 = sum_t ||X_t - X_t^P||^2 over their vectors.
 
@@ -179,8 +181,9 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
     n_frequencies=0, vector_reduction="sum", lr_schedule="constant",
     optimizer="adam", weight_decay=0.0, scaling="robust")``.
 
-    A pickle holds the weights as arrays and no training rows, but for
-    ``output="vectors"``, which keeps one copy of them, scaled, to vote.
+    A pickle holds the weights as arrays, the levels of categorical columns, and no
+    training rows, but for ``output="vectors"``, which keeps one copy of them, scaled,
+    to vote.
 
     References
     ----------

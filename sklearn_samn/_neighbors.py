@@ -150,7 +150,7 @@ def nearest(search, X, n_neighbors):
             f"{wanted}, but gave {found.dtype} in the shape {found.shape}, of at least "
             f"{found.min(initial=0)}."
         )
-    return found
+    return found.astype(np.intp, copy=False)
 
 
 def nearest_others(search, X, own, n_neighbors):
@@ -176,6 +176,11 @@ def nearest_others(search, X, own, n_neighbors):
     keep = found != own[:, None]
     # A row with many equals may not be among its own K + 1: then the last one goes.
     keep[keep.all(axis=1), -1] = False
+    if keep.sum() != len(X) * n_neighbors:
+        raise ValueError(
+            f"neighbors={search!r}: kneighbors must give each row once, but gave one "
+            f"twice among the {n_neighbors + 1} nearest of a row."
+        )
     return found[keep].reshape(len(X), n_neighbors)
 
 
@@ -183,6 +188,11 @@ def nearest_of_few(search, X, own, n_neighbors, n_rows):
     """As :func:`nearest_others`, among ``n_rows`` rows; too few come round again."""
     n_others = min(n_neighbors, n_rows - 1)
     found = nearest_others(search, X, own, n_others)
+    if found.max(initial=0) >= n_rows:
+        raise ValueError(
+            f"neighbors={search!r}: kneighbors gave the index {found.max()}, but there "
+            f"are {n_rows} rows, numbered from 0."
+        )
     return found[:, np.arange(n_neighbors) % n_others]
 
 

@@ -121,8 +121,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         preprocessing leaves it: class probabilities are the network's to the power
         1 - w times the neighbours' to the power w, normalised. Takes no training.
         "auto" is 0.3 times the share of the training rows that is in the pool to the
-        power 0.75; 0 in ``partial_fit`` and with a ``feature_extractor``. Only used
-        with stored samples and ``head="both"``.
+        power 0.75; 0 in a ``partial_fit`` that does not go on from a ``fit``, and with
+        a ``feature_extractor``. Only used with stored samples and ``head="both"``.
     n_neighbors : int, at least 1, default=20
         Rows that vote, the nearer the more.
     pool_size : int, at least 1, or None, default=8192
@@ -660,6 +660,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         module.eval()
         looking = torch.from_numpy(rng.permutation(len(dataset))[:MAX_LOOKING])
         self._attention_entropy = None
+        vars(self).pop("support_weights_", None)
         with torch.no_grad():
             if isinstance(module, SampleNetwork) and module.queries:
                 self._fill(module, dataset, rng)
@@ -931,7 +932,9 @@ class SAMNClassifier(BaseNeuralClassifier):
         ndarray of shape (n_samples, n_embedded)
             Embeddings, in the space of ``prototypes_``.
         """
-        return self._run(self._embedding, X)
+        embeddings = self._run(self._embedding, X)
+        self._check_finite(embeddings.sum(axis=1))
+        return embeddings
 
     def _embedding(self, x):
         z = self.net_.module_.embed(x)
@@ -982,6 +985,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         if not isinstance(module, SampleNetwork):
             # Of all places, those that hold a prototype.
             entries = np.searchsorted(places.cpu().numpy(), entries)
+        # A row too far out for its distances sees nothing.
+        self._check_finite(np.where(weights[:, 0] > 0, 0, np.nan))
         return weights, entries, distances
 
     def _labels_of_stored(self, entries):

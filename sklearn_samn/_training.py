@@ -33,6 +33,8 @@ OPTIMIZERS = {
 
 # torch has one global random stream: two fits in two threads take turns.
 _TORCH_STREAM = threading.RLock()
+# Who runs torch on one thread now, and the number of threads before the first of them.
+_THREADS, _WITHIN, _BEFORE = threading.Lock(), [], []
 
 
 def resolve_device(device):
@@ -94,13 +96,23 @@ def reproducible(seed, device):
 
 @contextmanager
 def one_thread():
-    """One CPU thread for torch, the number before put back afterwards."""
-    n_threads = torch.get_num_threads()
+    """One CPU thread for torch, the number before put back afterwards.
+
+    That is the number before the first of those who are in here at once: the others
+    find its 1.
+    """
+    with _THREADS:
+        if not _WITHIN:
+            _BEFORE[:] = [torch.get_num_threads()]
+        _WITHIN.append(None)
+        n_threads = _BEFORE[0]
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(n_threads)
+        with _THREADS:
+            _WITHIN.pop()
+            torch.set_num_threads(n_threads)
 
 
 @contextmanager
@@ -643,7 +655,9 @@ def wrap(module, device):
 
 def _check_skorch_params(users):
     """The user's parameters of skorch, or a ValueError that says which cannot be."""
-    ours = sorted({"module", "criterion"} & {name.split("__")[0] for name in users})
+    made = {"module", "criterion"} & {name.split("__")[0] for name in users}
+    fed = {"train_split", "dataset", "iterator_train", "iterator_valid"} & set(users)
+    ours = sorted(made | fed)
     if ours:
         raise ValueError(
             f"skorch_params={users!r} holds {ours}, which the estimator itself makes; "

@@ -41,6 +41,15 @@ BLOCK_ROWS = 2048
 MAX_NAMED = 5
 # Rows generated for each that is asked for, where some are rejected.
 SURPLUS = 1.5
+# Attributes: what a call learned, and the account of the rows it made.
+LEARNED = (
+    *("_net", "_weights", "n_iter_", "history_", "loss_curve_", "validation_scores_"),
+    *("preprocessor_", "_rows", "_row_indices", "_links", "_limits"),
+)
+ACCOUNT = (
+    *("parent_indices_", "neighbor_indices_", "decoder_steps_"),
+    *("label_probabilities_", "acceptance_scores_"),
+)
 
 
 class V2VSLS(NeuralMixin, BaseOverSampler):
@@ -342,7 +351,32 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         if not (array or sparse.issparse(X)):
             # As it came, so that each column gets rows of its own dtype.
             X, y = validate_table(self, X, y, reset=True)
+            _preprocessing.refuse_columns_without_numbers(X, mask)
         return X, y, binarize_y
+
+    def fit(self, X, y, **params):
+        """Check rows and parameters, as in imbalanced-learn, and learn nothing.
+
+        Use :meth:`fit_resample`.
+
+        Parameters
+        ----------
+        X : {array-like, dataframe, sparse matrix} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,)
+            Class labels.
+        **params : dict
+            Not used.
+
+        Returns
+        -------
+        self : object
+            The sampler, without what it learned before.
+        """
+        with unchanged_on_failure(self):
+            super().fit(X, y, **params)
+            self._forget(LEARNED + ACCOUNT)
+        return self
 
     def fit_resample(self, X, y, **params):
         """Train the network and resample.
@@ -358,8 +392,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         **params : dict
             ``out``, an array-like of shape (n_samples_new, n_features): where to put
             the rows, which are then read and made by block, as :meth:`resample_blocks`
-            does. Anything that takes ``out[start:stop] = rows``, such as a
-            :class:`numpy.memmap`.
+            does: an array, or what has shape and dtype of one and takes
+            ``out[start:stop] = rows``, such as an ``h5py.Dataset``.
 
         Returns
         -------
@@ -378,7 +412,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         TypeError
             If X is a frame of polars or pyarrow.
         OSError
-            If ``out`` cannot be written.
+            If ``out`` cannot be written; the sampler is as before then, too.
         """
         # Not in the signature, where scikit-learn would take it for metadata of rows.
         out = params.pop("out", None)
@@ -402,11 +436,11 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     def _fit_resample_into(self, out, X, y):
         with unchanged_on_failure(self):
             X, y, rng = self._learn_blocks(X, y, out)
-        labels, start = [], 0
-        for rows, of_rows in self._blocks_of(X, y, rng):
-            _blocks.write(out, start, rows)
-            labels.append(of_rows)
-            start += len(rows)
+            labels, start = [], 0
+            for rows, of_rows in self._blocks_of(X, y, rng):
+                _blocks.write(out, start, rows)
+                labels.append(of_rows)
+                start += len(rows)
         return out, np.concatenate(labels)
 
     def resample_blocks(self, X, y):
@@ -474,7 +508,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         if out is not None:
             shape = (X.shape[0] + int(sum(wanted.values())), X.shape[1])
             _blocks.check_out(out, shape, np.array([0.5], dtype=X.dtype))
-        self._forget()
+        self._forget(ACCOUNT if wanted else LEARNED + ACCOUNT)
         rng = np.random.default_rng(self._seed())
         sample, members = self._draw_rows(codes, wanted, X, rng)
         # The pass that validates every row.
@@ -528,7 +562,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             parts = self._generate_rows(wanted, rng, made)
             X = _preprocessing.stack_rows(X, parts, sum(wanted.values()))
         else:
-            self._forget()
+            self._forget(LEARNED)
         self._account_for(made)
         labels = [self.classes_[[part.code]].repeat(len(part.steps)) for part in made]
         return X, np.concatenate([y, *labels]).astype(y.dtype)
@@ -539,15 +573,9 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             made.append(part._replace(rows=None))
             yield part.rows
 
-    def _forget(self):
-        """What a call before this one learned is not this one's."""
-        for name in (
-            *("_net", "_weights", "n_iter_", "history_", "loss_curve_"),
-            "validation_scores_",
-            *("preprocessor_", "_rows", "_row_indices", "_links", "_limits"),
-            *("parent_indices_", "neighbor_indices_", "decoder_steps_"),
-            *("label_probabilities_", "acceptance_scores_"),
-        ):
+    def _forget(self, names):
+        """What a call before this one left is not this one's."""
+        for name in names:
             vars(self).pop(name, None)
 
     def _account_for(self, made):
@@ -599,14 +627,14 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         return rows, self.classes_[[code]].repeat(len(rows))
 
     def _code_to_sample(self, y):
-        labels = self.classes_.tolist()
-        learned = {labels[code]: code for code in getattr(self, "_links", ())}
+        learned = {self.classes_[code]: code for code in getattr(self, "_links", ())}
         if y is None and learned:
             return min(learned.values(), key=lambda code: len(self._links[code][0]))
         if not np.isscalar(y) or y not in learned:
+            labels = self.classes_[list(learned.values())].tolist()
             raise ValueError(
                 f"y={y!r} is no class that fit_resample made rows of; these are "
-                f"{list(learned)}. Ask for it in sampling_strategy."
+                f"{labels}. Ask for it in sampling_strategy."
             )
         return learned[y]
 

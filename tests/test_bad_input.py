@@ -1028,3 +1028,78 @@ def test_many_levels_where_metadata_is_routed(estimator):
     with config_context(enable_metadata_routing=True):
         model = clone(estimator).fit(frame, y)
     assert_array_equal(model.predict_proba(frame), expected)
+
+
+# What a review found -----------------------------------------------------------------
+
+
+@every_estimator
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+def test_labels_that_are_missing_among_strings(estimator, missing):
+    X, y = data()
+    labels = np.where(y == 1, "yes", "no").astype(object)
+    labels[3] = missing
+    for form in (labels, pd.Series(labels), pd.Series(labels, dtype="category")):
+        refused(estimator, X, form, "y holds labels that are missing")
+
+
+@each_classifier
+def test_weights_whose_sum_is_infinite(estimator):
+    X, y = data()
+    model = clone(estimator).fit(X, y, sample_weight=np.full(len(y), 1e308))
+    plain = clone(estimator).fit(X, y)
+    assert_array_equal(model.predict_proba(X), plain.predict_proba(X))
+
+
+@each_classifier
+def test_a_column_of_subnormal_numbers_is_constant(estimator):
+    X, y = data()
+    small = np.column_stack([X, X[:, 0] * 1e-310])
+    model = clone(estimator).fit(small, y)
+    zero = small.copy()
+    zero[:, -1] = 0
+    assert_allclose(model.predict_proba(small), model.predict_proba(zero), atol=1e-6)
+
+
+@every_estimator
+@pytest.mark.parametrize("fill", [0.0, np.nan])
+def test_a_sparse_column_beside_categories(estimator, fill):
+    X, y = data()
+    values = np.where(X[:, 0] > 0, X[:, 0], fill)
+    kind = pd.Categorical(np.where(np.arange(len(y)) % 2, "a", "b"))
+    dense = pd.DataFrame({"number": values, "kind": kind})
+    sparse_column = pd.arrays.SparseArray(values, fill_value=fill)
+    as_sparse = dense.assign(number=sparse_column)
+    dense, as_sparse = (learn(clone(estimator), X, y) for X in (dense, as_sparse))
+    if isinstance(dense, tuple):
+        assert_allclose(dense[0]["number"], as_sparse[0]["number"])
+        assert as_sparse[0]["number"].dtype == sparse_column.dtype
+    else:
+        frame = pd.DataFrame({"number": values, "kind": kind})
+        probabilities = dense.predict_proba(frame)
+        frame["number"] = sparse_column
+        assert_array_equal(as_sparse.predict_proba(frame), probabilities)
+
+
+@each_classifier
+def test_batches_are_made_by_the_estimator(estimator):
+    X, y = data()
+    own = clone(estimator).set_params(skorch_params={"train_split": None})
+    refused(own, X, y, r"holds \['train_split'\], which the estimator itself makes")
+
+
+def test_an_unknown_label_beside_class_weights():
+    X, y = data()
+    model = clone(SAMN).set_params(class_weight={0: 1.0, 1: 2.0})
+    model.partial_fit(X, y, classes=[0, 1])
+    with pytest.raises(ValueError, match=r"y holds the labels \[2\]"):
+        model.partial_fit(X, np.where(y == 1, 2, 0))
+
+
+@neighbor_classifiers
+def test_a_checkpoint_needs_the_same_stream_again(estimator, tmp_path):
+    X, y = data()
+    model = clone(estimator).set_params(
+        checkpoint=tmp_path / "file", random_state=np.random.RandomState(0)
+    )
+    refused(model, X, y, "needs an int as random_state")

@@ -9,7 +9,9 @@ from sklearn_samn._neighbors import (
     distinct_rows,
     draw_subsets,
     make_search,
+    nearest,
     nearest_in_subsets,
+    nearest_of_few,
     nearest_others,
 )
 
@@ -197,6 +199,29 @@ def test_an_object_that_finds_no_rows(rows, found, match, monkeypatch):
     search = make_search(Counting(1), rows)
     with pytest.raises(ValueError, match=rf"neighbors=.*Counting.*{match}"):
         nearest_others(search, rows, np.arange(40), 3)
+
+
+@pytest.mark.parametrize(
+    "found, match",
+    [
+        (np.tile(np.arange(37, 41), (40, 1)), "gave the index 40, but there are 40"),
+        (np.repeat(np.arange(40)[:, None], 4, axis=1), "must give each row once"),
+    ],
+)
+def test_an_object_that_finds_rows_that_are_none(rows, found, match, monkeypatch):
+    monkeypatch.setattr(Counting, "kneighbors", lambda *args, **params: found)
+    search = make_search(Counting(1), rows)
+    with pytest.raises(ValueError, match=rf"neighbors=.*Counting.*{match}"):
+        nearest_of_few(search, rows, np.arange(40), 3, len(rows))
+
+
+def test_indices_of_any_integer_dtype(rows, monkeypatch):
+    found = nearest_others(make_search("exact", rows), rows, np.full(40, -1), 4)
+    as_given = found.astype(np.uint64)
+    monkeypatch.setattr(Counting, "kneighbors", lambda *args, **params: as_given)
+    same = nearest(make_search(Counting(1), rows), rows, 4)
+    assert same.dtype == np.intp
+    assert same.tolist() == found.tolist()
 
 
 def test_an_estimator_is_cloned_with_its_parameters():

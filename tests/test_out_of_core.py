@@ -661,7 +661,7 @@ def test_a_file_that_is_no_checkpoint_is_left_alone(tmp_path):
 def test_checkpoints_need_a_seed_and_a_folder(tmp_path):
     X, y = data()
     model = clone(SEQ2SEQ).set_params(checkpoint=tmp_path / "a")
-    match = r"checkpoint=.* needs random_state, .* and warm_start=False"
+    match = r"checkpoint=.* needs an int as random_state, .* and warm_start=False"
     refused(clone(model).set_params(random_state=None), X, y, match)
     refused(clone(model).set_params(warm_start=True), X, y, match)
     model.set_params(checkpoint=tmp_path / "no" / "a")
@@ -747,8 +747,12 @@ def test_the_voting_rows_go_with_another_output():
 def test_out_that_is_no_array(model):
     X, y = data()
     model = clone(model).fit(X, y)
-    with pytest.raises(ValueError, match="out has the shape list, but needs"):
+    with pytest.raises(ValueError, match="out is a list, but must be an array"):
         model.predict_proba(X, out=[0] * len(X))
+    out = np.empty((len(X), 3))
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="out is read-only"):
+        model.predict_proba(X, out=out)
 
 
 # -------------------------------------------------------------------------- the sampler

@@ -793,3 +793,40 @@ def test_no_warning_in_a_plain_fit():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert SAMNClassifier(random_state=0).fit(X, y).score(X, y) > 0.9
+
+
+# --- what goes wrong
+
+
+def test_weights_of_a_chunk_count_though_all_are_equal():
+    X, y = blobs()
+    # Chunks of one class each, the last of which counts more.
+    heavy, light = (SAMNClassifier(random_state=0) for _ in range(2))
+    for label in np.unique(y):
+        rows, weight = X[y == label], 1 + 99.0 * (label == "c")
+        heavy.partial_fit(rows, y[y == label], np.unique(y), np.full(len(rows), weight))
+        light.partial_fit(rows, y[y == label], np.unique(y))
+    stored = heavy.net_.module_.memory
+    assert_allclose(stored.log_weight[stored.rows >= 80], np.log(100), rtol=1e-6)
+    between = X[y != "c"].mean(axis=0) + X[y == "c"].mean(axis=0)
+    share = [model.predict_proba(between[None] / 2)[0, 2] for model in (heavy, light)]
+    assert share[0] > share[1]
+
+
+def test_no_support_weights_of_the_fit_before():
+    X, y = blobs()
+    model = fitted(X, y, max_epochs=1)
+    assert len(model.support_weights_) == len(model.support_)
+    model.set_params(head="linear", n_attention_blocks=0).fit(X, y)
+    assert not hasattr(model, "support_weights_")
+
+
+@pytest.mark.parametrize(
+    ("method", "value"),
+    [("predict_proba", 1e20), ("attention", 1e20), ("explain", 1e20), ("embed", 3e38)],
+)
+def test_rows_too_far_out_for_float32(method, value):
+    X, y = blobs()
+    model = fitted(X, y, max_epochs=1, scaling=None)
+    with pytest.raises(ValueError, match="output for row 1 is not finite"):
+        getattr(model, method)(np.vstack([X[:1], np.full((1, X.shape[1]), value)]))

@@ -17,6 +17,7 @@ from sklearn_samn._training import (
     load_weights,
     n_batches,
     one_cycle,
+    one_thread,
     predict_batches,
     reproducible,
     resolve_device,
@@ -993,3 +994,30 @@ def test_gradients_are_cut(monkeypatch):
     assert max(lengths) == pytest.approx(0.5, rel=1e-3)
     model.set_params(max_grad_norm=None).fit(X, y)
     assert max(lengths) > 1
+
+
+def test_the_number_of_threads_is_put_back_by_the_last_of_several():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    inside, leave = threading.Event(), threading.Event()
+
+    def run():
+        with one_thread():
+            inside.set()
+            leave.wait(10)
+
+    other = threading.Thread(target=run)
+    try:
+        with one_thread():
+            other.start()
+            inside.wait(10)
+            assert torch.get_num_threads() == 1
+        leave.set()
+        other.join()
+        found = []
+        new = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        new.start()
+        new.join()
+        assert found == [torch.get_num_threads()] == [3]
+    finally:
+        torch.set_num_threads(before)

@@ -441,3 +441,80 @@ def test_a_bar_for_the_rows_that_are_made(capsys):
     assert "0/40" in shown
     sampler.set_params(verbose=0).sample(5)
     assert capsys.readouterr() == ("", "")
+
+
+# --- what a review found
+
+
+def test_a_category_column_that_is_to_be_a_number():
+    X, y = table()
+    frame = pd.DataFrame({"grade": pd.Categorical(np.arange(80) % 3), "x": X["income"]})
+    with pytest.raises(ValueError, match="Column 'grade' is of dtype category"):
+        resampled(frame, y, categorical_features=None)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "UInt8", "Int8", "int16", "uint8[pyarrow]"])
+def test_the_largest_integer_of_a_dtype(dtype):
+    high = np.iinfo(dtype.removesuffix("[pyarrow]").lower()).max
+    rng, y = np.random.default_rng(0), np.repeat([0, 1], [60, 20])
+    values = rng.choice([high, high - 100], 80)
+    X = pd.DataFrame({"a": pd.Series(values, dtype=dtype), "b": rng.normal(size=80)})
+    _, X_new, _ = resampled(X, y, residual_scale=3.0)
+    assert X_new["a"].dtype == X["a"].dtype
+    assert X_new["a"][80:].max() == high
+    assert (X_new["a"][80:] == high - 1).sum() <= 2
+
+
+def test_a_sparse_column_of_integers():
+    X, y = table()
+    flags = pd.arrays.SparseArray((X["income"] > 0).astype(int))
+    X = pd.DataFrame({"flag": flags, "x": X["income"]})
+    _, X_new, _ = resampled(X, y)
+    assert X_new["flag"].dtype == X["flag"].dtype
+    assert set(X_new["flag"][80:]) <= {0, 1}
+
+
+def test_an_array_of_strings_too_narrow_for_numbers():
+    _, y = table()
+    X = np.column_stack([np.resize(["a", "b"], 80), np.resize(["1", "5"], 80)])
+    with pytest.raises(ValueError, match=r"dtype <U1, too narrow .* columns \[1\]"):
+        resampled(X, y, categorical_features=[0])
+    _, X_new, _ = resampled(X.astype(object), y, categorical_features=[0])
+    assert set(X_new[80:, 0]) == {"a", "b"}
+
+
+def test_warm_start_by_block():
+    X, y = table()
+    X, y = X[["income", "count"]].to_numpy(), y
+    sampler = clone(SAMPLER).set_params(warm_start=True, max_epochs=1)
+    for n_iter in (1, 2):
+        sampler.fit_resample(X, y, out=np.empty((120, 2)))
+        assert sampler.n_iter_ == n_iter
+
+
+def test_an_array_that_cannot_hold_a_row():
+    X, y = table()
+    X = X[["income", "count"]].to_numpy()
+    sampler = clone(SAMPLER)
+    sampler.fit_resample(X, y)
+    before = dict(vars(sampler))
+    X[5, 0] = 1e6
+    with pytest.raises(ValueError, match=r"Row 5 holds 1000000\.0, too large"):
+        sampler.fit_resample(X, y, out=np.empty((120, 2), np.float16))
+    assert vars(sampler) == before
+
+
+def test_fit_learns_nothing_and_forgets():
+    X, y = table()
+    sampler, _, _ = resampled(X, y)
+    assert sampler.fit(X[["income", "count"]], y) is sampler
+    assert not hasattr(sampler, "parent_indices_")
+    with pytest.raises(ValueError, match="made rows of; these are"):
+        sampler.sample(2)
+
+
+def test_more_rows_of_a_class_that_is_a_date():
+    X, y = table()
+    days = np.array(["2000-01-01", "2001-01-01"], "M8[D]")
+    sampler, _, _ = resampled(X, days[y])
+    assert (sampler.sample(2, y=days[1])[1] == days[1]).all()

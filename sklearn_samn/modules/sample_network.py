@@ -202,21 +202,23 @@ class SampleNetwork(nn.Module):
         return self._with_vote(probabilities, x)
 
     def most_probable(self, x):
-        """The most probable class of each row, and its probability without the vote.
+        """The most probable class of each row, and its probability.
 
         The vote is taken only where it could change the class.
 
         Returns
         -------
         classes, probabilities : Tensor of shape (n_samples,)
-            The classes, as in :meth:`probabilities`.
+            The classes, as in :meth:`probabilities`; the probabilities, too, where the
+            vote is taken.
         """
         probabilities = self._without_vote(x)
         top, classes = probabilities.max(1)
         if self.neighbor_weight:
             rows = self._undecided(probabilities, classes).nonzero().squeeze(1)
-            voted = self._with_vote(probabilities[rows], x[rows])
-            classes[rows] = voted.argmax(1)
+            top[rows], classes[rows] = self._with_vote(
+                probabilities[rows], x[rows]
+            ).max(1)
         return classes, top
 
     def _without_vote(self, x):
