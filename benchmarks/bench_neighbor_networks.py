@@ -211,7 +211,9 @@ def product_rate(model, X, n_jobs, vectors):
     def run():
         return list(pool.map(multiply, n_batches * [operands]))
 
-    with one_thread(), ThreadPoolExecutor(n_jobs) as pool:
+    # Else the products of a new thread are on all cores.
+    pool = ThreadPoolExecutor(n_jobs, initializer=torch.set_num_threads, initargs=(1,))
+    with one_thread(), pool:
         return n_batches * n_rows / timed(run)[1]
 
 

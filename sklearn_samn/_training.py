@@ -774,6 +774,8 @@ def _map_in_threads(function, values, n_threads):
     waiting = iter(enumerate(values))
 
     def work():
+        # Else the matrix products of a new thread are on all cores.
+        torch.set_num_threads(1)
         with denormals_flushed():
             for place, value in waiting:
                 results[place] = function(value)

@@ -945,6 +945,27 @@ def test_prediction_works_in_as_many_threads_as_torch_has(two_threads):
     assert result.tolist() == list(range(8))
 
 
+def test_each_thread_of_a_prediction_multiplies_on_one_core(two_threads, monkeypatch):
+    # What torch's library of matrix products has is a setting of each thread, and not
+    # to be read from outside.
+    limited, seen, both = set(), set(), threading.Barrier(2, timeout=10)
+    limit = torch.set_num_threads
+
+    def set_num_threads(number):
+        limit(number)
+        limited.add((threading.get_ident(), number))
+
+    def function(rows):
+        both.wait()
+        seen.add((threading.get_ident(), 1))
+        return rows
+
+    monkeypatch.setattr(torch, "set_num_threads", set_num_threads)
+    predict_batches(function, lambda rows: torch.arange(2)[rows], 2, 1)
+    assert len(seen) == 2
+    assert seen <= limited
+
+
 def test_no_batch_is_taken_after_an_error(two_threads):
     taken = []
 
