@@ -742,6 +742,9 @@ def quantile_knots(quantiles, shares):
     values, low, high = quantiles[first], shares[first], shares[last]
     tied = first < last
     before, after = np.nextafter(values[tied], [[-np.inf], [np.inf]])
+    # Not next to zero, where a thread of torch takes every number for zero.
+    zero, tiny = values[tied] == 0, np.finfo(float).tiny
+    before[zero], after[zero] = -tiny, tiny
     below = np.concatenate([(low + high) / 2, low[tied], high[tied]])
     # Where the next double is a quantile itself, that has its own share.
     values, kept = np.unique(np.r_[values, before, after], return_index=True)

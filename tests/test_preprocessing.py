@@ -25,6 +25,7 @@ from sklearn_samn._preprocessing import (
     robust_statistics,
     undo_robust_clip,
 )
+from sklearn_samn._training import denormals_flushed
 
 UNIT = np.zeros(1), np.ones(1)
 FLOATS = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -286,6 +287,20 @@ def test_quantiles_are_those_of_scikit_learn():
     robust = robust_clip(rows, (scaler.center_, scaler.scale_), np.float64)
     expected = np.nan_to_num(scaler.quantiles_.transform(robust))
     assert_allclose(scaler.transform(rows), expected, atol=1e-9)
+
+
+def test_quantiles_in_a_thread_that_has_no_subnormal_numbers():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3000, 2))
+    # Many zeros, which are the median.
+    X[:1500, 0] = 0
+    X[:, 1] = rng.integers(-2, 3, size=3000)
+    scaler = NumericScaler("quantile").fit(X)
+    expected = scaler.transform(X)
+    assert 0.5 < len(np.unique(expected[:, 0])) / 1500 <= 1.01
+    with denormals_flushed():
+        assert_array_equal(scaler.transform(X), expected)
+        assert_array_equal(pickle.loads(pickle.dumps(scaler)).transform(X), expected)
 
 
 def test_quantiles_next_to_each_other():
