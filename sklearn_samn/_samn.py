@@ -868,7 +868,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         classes : array-like of shape (n_classes,), default=None
             All classes that will ever come; must be given at the first call.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weight of each row in the loss.
+            Non-negative weight of each row in the loss and in the memory, as it is;
+            in ``fit`` ratios alone count.
 
         Returns
         -------
