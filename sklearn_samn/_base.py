@@ -46,7 +46,9 @@ LIBRARIES = ("sklearn", "imblearn", "contextlib")
 NOT_A_NUMBER = (
     "could not convert string to float",
     "float() argument must be",
+    # Of categories in pandas 3, and before.
     "Cannot cast str dtype to float",
+    "Cannot cast object dtype to float",
 )
 
 # Largest batch that batch_size="auto" takes.
