@@ -320,7 +320,7 @@ def _strings_named(estimator, X, columns=None, *, reset):
 def _strings_message(estimator, X, columns, error, reset):
     if not hasattr(X, "columns"):
         X = np.asarray(X, dtype=object)
-    if getattr(X, "ndim", 2) != 2:
+    if X.ndim != 2:
         return (
             f"Expected 2D array, got {X.ndim}D array instead, of values that are no "
             f"numbers ({error}). {type(estimator).__name__} takes a table of rows."

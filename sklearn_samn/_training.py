@@ -33,8 +33,8 @@ OPTIMIZERS = {
 
 # torch has one global random stream: two fits in two threads take turns.
 _TORCH_STREAM = threading.RLock()
-# Who runs torch on one thread now, and the number of threads before the first of them.
-_THREADS, _WITHIN, _BEFORE = threading.Lock(), [], []
+# For each who runs torch on one thread now the number before the first of them.
+_BEFORE, _BEFORE_LOCK = [], threading.Lock()
 
 
 def resolve_device(device):
@@ -101,17 +101,15 @@ def one_thread():
     That is the number before the first of those who are in here at once: the others
     find its 1.
     """
-    with _THREADS:
-        if not _WITHIN:
-            _BEFORE[:] = [torch.get_num_threads()]
-        _WITHIN.append(None)
-        n_threads = _BEFORE[0]
+    with _BEFORE_LOCK:
+        n_threads = _BEFORE[0] if _BEFORE else torch.get_num_threads()
+        _BEFORE.append(n_threads)
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        with _THREADS:
-            _WITHIN.pop()
+        with _BEFORE_LOCK:
+            _BEFORE.pop()
             torch.set_num_threads(n_threads)
 
 

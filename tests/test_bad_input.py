@@ -1030,7 +1030,7 @@ def test_many_levels_where_metadata_is_routed(estimator):
     assert_array_equal(model.predict_proba(frame), expected)
 
 
-# What a review found -----------------------------------------------------------------
+# Odd labels, weights, columns and parameters -----------------------------------------
 
 
 @every_estimator

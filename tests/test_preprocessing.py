@@ -297,7 +297,6 @@ def test_quantiles_in_a_thread_that_has_no_subnormal_numbers():
     X[:, 1] = rng.integers(-2, 3, size=3000)
     scaler = NumericScaler("quantile").fit(X)
     expected = scaler.transform(X)
-    assert 0.5 < len(np.unique(expected[:, 0])) / 1500 <= 1.01
     with denormals_flushed():
         assert_array_equal(scaler.transform(X), expected)
         assert_array_equal(pickle.loads(pickle.dumps(scaler)).transform(X), expected)

@@ -443,7 +443,7 @@ def test_a_bar_for_the_rows_that_are_made(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-# --- what a review found
+# --- columns that cannot hold any number, and calls after one another
 
 
 def test_a_category_column_that_is_to_be_a_number():
@@ -485,7 +485,7 @@ def test_an_array_of_strings_too_narrow_for_numbers():
 
 def test_warm_start_by_block():
     X, y = table()
-    X, y = X[["income", "count"]].to_numpy(), y
+    X = X[["income", "count"]].to_numpy()
     sampler = clone(SAMPLER).set_params(warm_start=True, max_epochs=1)
     for n_iter in (1, 2):
         sampler.fit_resample(X, y, out=np.empty((120, 2)))
