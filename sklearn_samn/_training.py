@@ -104,13 +104,24 @@ def one_thread():
     with _BEFORE_LOCK:
         n_threads = _BEFORE[0] if _BEFORE else torch.get_num_threads()
         _BEFORE.append(n_threads)
-    torch.set_num_threads(1)
+        _limit_this_thread()
     try:
         yield
     finally:
         with _BEFORE_LOCK:
             _BEFORE.pop()
             torch.set_num_threads(n_threads)
+
+
+def _limit_this_thread():
+    """One CPU thread for torch in the calling thread.
+
+    The number is asked for first, for what that does: a thread new to torch takes the
+    number that was set last, by any thread, the first time that it needs one. After
+    the limit it would drop it again.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(1)
 
 
 @contextmanager
@@ -772,8 +783,7 @@ def _map_in_threads(function, values, n_threads):
     waiting = iter(enumerate(values))
 
     def work():
-        # Else the matrix products of a new thread are on all cores.
-        torch.set_num_threads(1)
+        _limit_this_thread()
         with denormals_flushed():
             for place, value in waiting:
                 results[place] = function(value)

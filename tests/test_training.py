@@ -270,6 +270,58 @@ def test_they_are_put_back_after_an_exception(two_threads):
     assert torch.get_num_threads() == 2
 
 
+@pytest.fixture
+def another_in_one_thread():
+    """A thread that is in ``one_thread``, and the call that lets it leave."""
+    inside, leave = threading.Event(), threading.Event()
+    found = []
+
+    def run():
+        with one_thread():
+            inside.set()
+            assert leave.wait(10)
+            found.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=run)
+
+    def enter():
+        thread.start()
+        assert inside.wait(10)
+
+    def end():
+        leave.set()
+        thread.join()
+        return found
+
+    return enter, end
+
+
+def test_the_number_of_threads_is_put_back_by_the_last_of_several(
+    two_threads, another_in_one_thread
+):
+    enter, end = another_in_one_thread
+    with one_thread():
+        enter()
+        assert torch.get_num_threads() == 1
+    end()
+    found = []
+    new = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    new.start()
+    new.join()
+    assert found == [torch.get_num_threads()] == [2]
+
+
+def test_a_new_thread_keeps_its_limit_when_another_leaves(
+    two_threads, another_in_one_thread
+):
+    """Torch sets up a thread late, with the number that some thread set last."""
+    enter, end = another_in_one_thread
+    with one_thread():
+        enter()
+    assert end() == [1]
+    assert torch.get_num_threads() == 2
+
+
 def denormals_live():
     return torch.tensor(1e-39).mul(1).item() > 0
 
@@ -1015,30 +1067,3 @@ def test_gradients_are_cut(monkeypatch):
     assert max(lengths) == pytest.approx(0.5, rel=1e-3)
     model.set_params(max_grad_norm=None).fit(X, y)
     assert max(lengths) > 1
-
-
-def test_the_number_of_threads_is_put_back_by_the_last_of_several():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    inside, leave = threading.Event(), threading.Event()
-
-    def run():
-        with one_thread():
-            inside.set()
-            leave.wait(10)
-
-    other = threading.Thread(target=run)
-    try:
-        with one_thread():
-            other.start()
-            inside.wait(10)
-            assert torch.get_num_threads() == 1
-        leave.set()
-        other.join()
-        found = []
-        new = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
-        new.start()
-        new.join()
-        assert found == [torch.get_num_threads()] == [3]
-    finally:
-        torch.set_num_threads(before)
