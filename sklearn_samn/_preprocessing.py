@@ -642,6 +642,8 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         # Clipped, or one outlier would stretch the last quantile over all others.
         statistics = self.center_[self.curved_], self.scale_[self.curved_]
         clipped = robust_clip(X[:, self.curved_], statistics, np.float64)
+        # As below: sorted columns have their quantiles in a third of the time.
+        clipped.sort(axis=0)
         return quantiles.set_output(transform="default").fit(clipped)
 
     def transform(self, X):
@@ -802,7 +804,12 @@ def _complete_statistics(X):
 def _statistics_of_columns(X):
     # Columns in a row each are twice as fast to sort; of halves, none overflows.
     columns = np.ascontiguousarray(X.T) / 2
-    low, center, high = np.quantile(columns, [0.25, 0.5, 0.75], axis=1)
+    # Sorted with vector instructions: NumPy's search for quantiles takes longer in
+    # columns that are not.
+    columns.sort(axis=1)
+    low, center, high = np.quantile(
+        columns, [0.25, 0.5, 0.75], axis=1, overwrite_input=True
+    )
     with np.errstate(over="ignore"):
         scale = np.minimum(2 * (high - low), np.finfo(float).max)
     # What is below it may count as zero in the threads of torch.

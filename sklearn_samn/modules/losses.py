@@ -74,7 +74,7 @@ class SAMNLoss(nn.Module):
             losses = losses.view(members, -1).mean(0)
         else:
             losses = self._classification(logits.view(-1, logits.shape[-1]), y)
-        loss = weight.dot(losses) / len(y)
+        loss = losses.dot(weight / len(y))
         if self.inner_weight:
             loss = loss + self.inner_weight * (weight * self._inner(output, y)).mean()
         if self.inter_weight:

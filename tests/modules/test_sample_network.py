@@ -219,7 +219,7 @@ def test_rows_of_later_chunks_are_numbered_on():
 def test_members_are_networks_of_their_own():
     layer, x = MemberLinear(3, 4, 2).double(), double(3, 5, 4)
     for member in range(3):
-        expected = x[member] @ layer.weight[member] + layer.bias[member]
+        expected = x[member] @ layer.weight[member].T + layer.bias[member]
         assert torch.allclose(layer(x)[member], expected)
 
 
@@ -324,21 +324,21 @@ def hidden_by_hand(net, x, member):
         layer = net.extract[0][0]
         return silu(x @ layer.weight.numpy().T + layer.bias.numpy())
     layer = net.extract[0]
-    return silu(x @ layer.weight[member].numpy() + layer.bias[member].numpy())
+    return silu(x @ layer.weight[member].numpy().T + layer.bias[member].numpy())
 
 
 def by_hand(net, x, z, y, member, own=None):
     """Logits of one member without attention blocks, by linear layer and by memory."""
     h = hidden_by_hand(net, x, member)
     query = net.queries[0]
-    q = h @ query.weight[member].numpy() + query.bias[member].numpy()
+    q = h @ query.weight[member].numpy().T + query.bias[member].numpy()
     scale = np.log1p(np.exp(net.temperature[0, member].item()))
     scores = -scale * np.linalg.norm(q[:, None] - z[member], axis=2)
     if own is not None:
         scores[np.arange(len(own)), own] = -np.inf
     mass = softmax(scores) @ np.eye(3)[y]
     gate = np.log1p(np.exp(net.gate[member].item()))
-    linear = h @ net.linear.weight[member].numpy() + net.bias.numpy()
+    linear = h @ net.linear.weight[member].numpy().T + net.bias.numpy()
     return linear, gate * np.log(mass + 1e-6)
 
 
@@ -429,7 +429,7 @@ def test_either_head_alone(head):
         assert not net.queries
         assert net.memory.entries.numel() == 0
         h = hidden_by_hand(net, x.numpy(), 0)
-        expected = h @ net.linear.weight[0].numpy() + net.bias.numpy()
+        expected = h @ net.linear.weight[0].numpy().T + net.bias.numpy()
     else:
         z, y = remember(net)
         expected = by_hand(net, x.numpy(), z, y, 0)[1] + net.bias.numpy()
@@ -456,12 +456,12 @@ def test_a_block_adds_what_it_reads():
     x = double(3, 4, seed=3).numpy()
     query, value = net.queries[0], net.values[0]
     h = hidden_by_hand(net, x, 0)
-    q = h @ query.weight[0].numpy() + query.bias[0].numpy()
+    q = h @ query.weight[0].numpy().T + query.bias[0].numpy()
     scale = np.log1p(np.exp(net.temperature[0, 0].item()))
     weights = softmax(-scale * np.linalg.norm(q[:, None] - z[0], axis=2))
     found = np.column_stack([weights @ np.eye(3)[y], weights @ z[0] - q])
-    h = h + found @ value.weight[0].numpy() + value.bias[0].numpy()
-    expected = h @ net.linear.weight[0].numpy() + net.bias.numpy()
+    h = h + found @ value.weight[0].numpy().T + value.bias[0].numpy()
+    expected = h @ net.linear.weight[0].numpy().T + net.bias.numpy()
     assert_allclose(net(torch.from_numpy(x)).logits[0], expected, rtol=1e-8)
     assert_allclose(net.attend(torch.from_numpy(x)), weights, rtol=1e-6)
     places = torch.tensor([[0, 3], [2, 1], [4, 4]])
@@ -479,6 +479,6 @@ def test_each_block_has_queries_of_its_own():
 def test_a_module_of_the_users_extracts_the_features():
     module = nn.Sequential(nn.Linear(4, 7), nn.ReLU()).double()
     net = network(2, feature_extractor=module)
-    assert net.linear.weight.shape == (2, 7, 3)
+    assert net.linear.weight.shape == (2, 3, 7)
     remember(net)
     assert net(double(5, 4)).logits.shape == (2, 5, 3)
