@@ -66,7 +66,7 @@ K = 5
 # Rows a step; what batch_size="auto" takes of so many rows.
 BATCH_SIZE = 256
 # The most rows that a batch of a prediction has.
-PREDICT_BATCH_SIZE = 4096
+PREDICT_BATCH_SIZE = 2048
 # The networks' defaults: their hidden layer, and the memories.
 WIDTH, MEMORY_SIZE, N_MEMORIES = 128, 64, 4
 SUBSETS = {"n_subsets": 50, "subset_size": 64}

@@ -749,8 +749,8 @@ def predict_batches(function, make_inputs, n_rows, batch_size=None):
     n_rows : int
         Number of rows.
     batch_size : int, default=None
-        Rows at a time; by default equal batches of 1,024 to 4,096, four where that
-        can be: one for each of four threads, and few turns between threads.
+        Rows at a time; by default equal batches of 1,024 to 2,048, four where that
+        can be: one for each of four threads, and what is in between stays in a cache.
 
     Returns
     -------
@@ -759,7 +759,7 @@ def predict_batches(function, make_inputs, n_rows, batch_size=None):
     """
     n_threads = torch.get_num_threads()
     if batch_size is None:
-        wanted = max(min(n_rows // 1024, 4), math.ceil(n_rows / 4096), 1)
+        wanted = max(min(n_rows // 1024, 4), math.ceil(n_rows / 2048), 1)
         batch_size = max(math.ceil(n_rows / wanted), 1)
 
     @torch.inference_mode()
