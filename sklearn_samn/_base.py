@@ -742,7 +742,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples, n_classes)
             Probabilities, in the order of ``classes_``. A row's depend on that row
-            alone, not on the others of the call.
+            alone, not on the others of the call, but for rounding.
 
         Raises
         ------

@@ -423,7 +423,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         ],
         "kernel": [StrOptions({"linear", "poly", "rbf", "sigmoid", "exponential"})],
         "degree": [Interval(Integral, 1, None, closed="left")],
-        "coef0": [Real],
+        "coef0": [Interval(Real, None, None, closed="neither")],
         "n_prototypes": [
             StrOptions({"samples"}),
             Interval(Integral, 1, None, closed="left"),

@@ -46,6 +46,10 @@ LEARNED = (
     *("_net", "_weights", "n_iter_", "history_", "loss_curve_", "validation_scores_"),
     *("preprocessor_", "_rows", "_row_indices", "_links", "_limits"),
 )
+NOTHING_LEARNED = (
+    "This %(name)s has made no rows yet, and fit makes none: call fit_resample with a "
+    "class that gets some, then sample more of them."
+)
 ACCOUNT = (
     *("parent_indices_", "neighbor_indices_", "decoder_steps_"),
     *("label_probabilities_", "acceptance_scores_"),
@@ -76,11 +80,13 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         asked for; those whose ``acceptance_scores_`` are below this quantile of the
         scores of the real rows of the class are thrown away, the lowest first. Where
         classes are far apart that takes away what lies between them, where they overlap
-        little. 0, the paper's, generates no more than asked for.
+        little. 0, the paper's, generates no more than asked for. Not with
+        ``stop_when_exhausted``.
     residual_scale : float, at least 0, default=1.0
         Synthetic rows are the predicted vectors plus this times a prediction error of
-        the same step at a near row of the class, which gives back the spread that
-        squared error takes away. 0, the paper's, adds none.
+        the same step at the row or a near one of its class, which gives back the spread
+        that squared error takes away; each error is stretched by a random factor,
+        uniform between 0 and 2. 0, the paper's, adds none.
     keep_ties : bool, default=True
         Whether features in which parent and real neighbour are equal keep that value.
         False is the paper's.
@@ -563,6 +569,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             X = _preprocessing.stack_rows(X, parts, sum(wanted.values()))
         else:
             self._forget(LEARNED)
+            # A copy, and the index of a frame anew, as where rows are added.
+            X = _preprocessing.stack_rows(X, [], 0)
         self._account_for(made)
         labels = [self.classes_[[part.code]].repeat(len(part.steps)) for part in made]
         return X, np.concatenate([y, *labels]).astype(y.dtype)
@@ -614,10 +622,12 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
 
         Raises
         ------
+        NotFittedError
+            If ``fit_resample`` has made no rows yet; ``fit`` makes none.
         ValueError
-            If ``fit_resample`` made no rows of the class.
+            If it made none of the class.
         """
-        check_is_fitted(self, "classes_")
+        check_is_fitted(self, "_links", msg=NOTHING_LEARNED)
         check_scalar(n_samples, "n_samples", Integral, min_val=1)
         code = self._code_to_sample(y)
         rng = check_random_state(random_state)
@@ -627,8 +637,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         return rows, self.classes_[[code]].repeat(len(rows))
 
     def _code_to_sample(self, y):
-        learned = {self.classes_[code]: code for code in getattr(self, "_links", ())}
-        if y is None and learned:
+        learned = {self.classes_[code]: code for code in self._links}
+        if y is None:
             return min(learned.values(), key=lambda code: len(self._links[code][0]))
         if not np.isscalar(y) or y not in learned:
             labels = self.classes_[list(learned.values())].tolist()
@@ -652,6 +662,9 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             Z = _preprocessing.fit_transform(self.preprocessor_, table, codes)
         else:
             self.preprocessor_.fit(*scale_on)
+            if hasattr(self, "feature_names_in_"):
+                # Blocks have no names.
+                self.preprocessor_.feature_names_in_ = self.feature_names_in_
             Z = _preprocessing.transform(self.preprocessor_, table)
         rows, sequences = self._sequences(Z, codes, wanted, rng)
         self._fit_network(Z, codes, rows, sequences, seed, rng)
@@ -843,7 +856,10 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         n_numbers = numbers.shape[1]
         new = vectors[drawn, steps, :n_numbers]
         real = Z[sequences[donors, steps], :n_numbers]
-        new += self.residual_scale * (real - vectors[donors, steps, :n_numbers])
+        # Of random length: else a class of n rows could have n K (K + 1) new ones, and
+        # a row that is its own donor would be a copy of its neighbour.
+        scale = self.residual_scale * rng.uniform(0, 2, size=(len(drawn), 1))
+        new += scale * (real - vectors[donors, steps, :n_numbers])
         new = _preprocessing.numbers_in_units(self.preprocessor_, new)
         new = _preprocessing.within(self._limits, new)
         kept = np.isnan(numbers[parents])

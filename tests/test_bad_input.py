@@ -774,7 +774,7 @@ INVALID = {
     "certainty": -1.0,
     "checkpoint": 0,
     "class_weight": "heavy",
-    "coef0": "one",
+    "coef0": np.nan,
     "degree": 0,
     "device": 0,
     "dropout": 1.0,

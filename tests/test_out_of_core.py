@@ -711,6 +711,16 @@ def files_of_names(tmp_path):
     return X, y, *paths
 
 
+def test_the_preprocessing_names_the_columns_of_files(files_of_names):
+    _, y, path, _ = files_of_names
+    sampler = V2VSLS(max_epochs=1, random_state=0)
+    list(sampler.resample_blocks([path], y))
+    for fitted in (sampler, clone(SEQ2SEQ).fit([path], y)):
+        names = fitted.preprocessor_.get_feature_names_out()
+        assert [name[-1] for name in names] == list("abcdef")
+    assert sampler.sample(3)[0].shape == (3, 6)
+
+
 @pytest.mark.parametrize("output", ["both", "vectors"])
 @pytest.mark.parametrize("out_of_core", [True, "auto"])
 def test_fewer_different_rows_than_neighbours(out_of_core, output):

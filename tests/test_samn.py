@@ -470,6 +470,17 @@ def test_weights_that_all_but_vanish():
     assert len(model.support_) == len(X)
 
 
+def test_rows_of_vanishing_weight_vote_where_no_other_is_near():
+    """Yesterday's rows weigh something; those of ten years ago decide on their kind."""
+    age = np.arange(1000.0)[::-1]
+    X = np.column_stack([age, np.random.default_rng(0).normal(size=1000)])
+    y = X[:, 1] > 0
+    model = SAMNClassifier(max_epochs=2, neighbor_weight=0.9, random_state=0)
+    model.fit(X, y, sample_weight=0.5 ** (age / 5))
+    assert_allclose(model.predict_proba(X).sum(1), 1, rtol=1e-6)
+    assert model.score(X[:500], y[:500]) > 0.8
+
+
 def test_labels_of_equal_rows():
     X, y = blobs()
     X[:3], y[:3] = X[0], ["a", "b", "b"]

@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from pandas.testing import assert_frame_equal
 from scipy import sparse
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 
 from sklearn_samn import V2VSLS, _neighbors
 
@@ -300,11 +301,9 @@ def test_sample_of_what_was_not_made():
 
 def test_sample_before_and_after_nothing_to_make():
     X, y = numbers((30, 30))
-    with pytest.raises(ValueError, match="not fitted yet"):
-        clone(SAMPLER).sample(3)
-    sampler, *_ = resampled(X, y)
-    with pytest.raises(ValueError, match=r"these are \[\]"):
-        sampler.sample(3)
+    for sampler in (clone(SAMPLER), clone(SAMPLER).fit(X, y), resampled(X, y)[0]):
+        with pytest.raises(NotFittedError, match=r"no rows yet.*call fit_resample"):
+            sampler.sample(3)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -509,8 +508,34 @@ def test_fit_learns_nothing_and_forgets():
     sampler, _, _ = resampled(X, y)
     assert sampler.fit(X[["income", "count"]], y) is sampler
     assert not hasattr(sampler, "parent_indices_")
-    with pytest.raises(ValueError, match="made rows of; these are"):
+    with pytest.raises(NotFittedError, match="no rows yet"):
         sampler.sample(2)
+
+
+def test_new_rows_are_new():
+    """However few there are to make them from; none is its parent's neighbour again."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(410, 5)), np.repeat([0, 1], [400, 10])
+    sampler, made, _ = resampled(X, y)
+    assert len(np.unique(made[410:], axis=0)) == 390
+    distance = np.abs(made[410:] - X[sampler.neighbor_indices_]).max(axis=1)
+    assert np.mean(distance < 1e-3) < 0.02
+    more, _ = sampler.sample(2000, random_state=0)
+    assert len(np.unique(more, axis=0)) == 2000
+
+
+def test_nothing_to_make_gives_a_copy():
+    X, y = numbers((30, 30))
+    before = X.copy()
+    _, made, _ = resampled(X, y)
+    assert_array_equal(made, before)
+    made[0, 0] = -99
+    assert_array_equal(X, before)
+    frame = pd.DataFrame(X, index=range(100, 160))
+    _, made, _ = resampled(frame, y)
+    # As where rows are made.
+    assert made.index.equals(pd.RangeIndex(60))
+    assert_array_equal(made, before)
 
 
 def test_more_rows_of_a_class_that_is_a_date():

@@ -98,15 +98,16 @@ class SAMNLoss(nn.Module):
         return distances / output.embedding.shape[1]
 
     def _inter(self, output):
-        first, second = torch.triu_indices(
-            *(len(output.prototypes),) * 2, offset=1, device=output.prototypes.device
+        classes, filled = output.prototype_classes, output.filled
+        pairs = (classes != classes.unsqueeze(1)) & filled & filled.unsqueeze(1)
+        # By differences, not by products, which lose small distances to rounding.
+        distances = torch.cdist(
+            output.prototypes,
+            output.prototypes,
+            compute_mode="donot_use_mm_for_euclid_dist",
         )
-        pairs = output.prototype_classes[first] != output.prototype_classes[second]
-        pairs &= output.filled[first] & output.filled[second]
-        gap = output.prototypes[first[pairs]] - output.prototypes[second[pairs]]
-        # The tiny constant keeps the gradient of the root finite at distance zero.
-        distance = (gap.square().mean(1) + 1e-12).sqrt()
-        missing = (self.margin - distance).clamp_min(0).square()
+        distances = distances[pairs.triu(1)] / math.sqrt(output.prototypes.shape[1])
+        missing = (self.margin - distances).clamp_min(0).square()
         return missing.sum() / max(len(missing), 1)
 
 

@@ -222,7 +222,8 @@ class SampleMemory(nn.Module):
         # New tensors: the gradient of the batch still needs the old ones.
         self.entries = self.entries.index_copy(1, place, z.detach())
         self.labels = self.labels.index_copy(0, place, labels)
-        self.log_weight[place] = weight.log()
+        # The logarithm of a weight too small for the dtype stays a number.
+        self.log_weight[place] = weight.clamp_min(torch.finfo(weight.dtype).tiny).log()
         # Of a row that is there twice the last stays.
         self.rows[place] = torch.where(self.own(row) == place, row, -1)
 
@@ -349,7 +350,9 @@ class NeighborMemory(SampleMemory):
         places = smallest(torch.addmm(norms, x, stored.T, alpha=-2), k)[1]
         # Anew: the squares above are small differences of large numbers.
         distances = (x.unsqueeze(1) - stored[places]).norm(dim=2)
-        nearness = _nearness(distances) * self._weight()[places]
+        # Relative to the heaviest of them: all may be next to nothing.
+        bias = self.bias()[places]
+        nearness = _nearness(distances) * (bias - bias.amax(1, keepdim=True)).exp()
         return nearness / nearness.sum(1, keepdim=True), places
 
     def _prior(self):

@@ -236,6 +236,24 @@ def test_the_vote_of_three_by_hand():
     assert vote.sum().item() == pytest.approx(1)
 
 
+def test_rows_far_lighter_than_others_vote_among_themselves():
+    """Their share of the heaviest row of all is no number of 32 bits."""
+    inputs, labels = [[0.0], [1.0], [1.0], [1.0]], [0, 0, 1, 1]
+    memory = stored(inputs, labels, [1, 1e-60, 3e-60, 2e-60]).float()
+    votes, _ = memory.voters(torch.ones(1, 1), 3)
+    assert votes.sort().values[0].tolist() == pytest.approx(
+        [1 / 6, 2 / 6, 3 / 6], rel=1e-5
+    )
+
+
+def test_a_weight_below_all_numbers_is_a_number():
+    memory = NeighborMemory(2, 1, 2)
+    memory.start(torch.arange(2))
+    weight = torch.tensor([1.0, 0.0])
+    memory.write(torch.zeros(1, 2, 1), torch.eye(2), weight, torch.arange(2))
+    assert memory.log_weight.isfinite().all()
+
+
 def test_empty_places_have_no_vote():
     inputs, labels = [[0.0], [1.0], [5.0]], [0, 1, 1]
     x = double([[0.2], [4.0]])
