@@ -122,9 +122,9 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         File that ``fit`` writes after each epoch, whole or not at all. If it is there
         already, ``fit`` goes on from it, on a CPU to the same bits as without the
         interruption; that of other data or parameters is refused. Deleted when ``fit``
-        is done, so a file serves one fit at a time. Needs an int as ``random_state``;
-        callbacks in ``skorch_params`` start anew. It is a pickle: use none that you do
-        not trust.
+        is done, so a file serves one fit at a time. Needs an int as ``random_state``
+        and no ``warm_start``; callbacks in ``skorch_params`` start anew. It is a
+        pickle: use none that you do not trust.
     n_jobs : int or None, default=None
         Processes of scikit-learn's neighbour search; None is one. torch trains on one
         CPU thread, so that results do not depend on the machine's cores.
@@ -160,7 +160,7 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
     loss_curve_ : list of float
         Training loss of each epoch.
     validation_scores_ : list of float or None
-        Minus the loss on the hold-out after each epoch; None without one.
+        Minus the loss on the hold-out after each epoch that had one; None without.
     history_ : list of dict
         One record an epoch: epoch, train_loss, valid_loss, dur (seconds).
 

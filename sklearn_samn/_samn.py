@@ -224,7 +224,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         Their classes; of equal rows with several labels, the heaviest.
     support_weights_ : ndarray of shape (n_support,)
         Mean attention of training rows on each, own row excluded: the alpha of this
-        machine. Not after ``partial_fit``.
+        machine. Not after ``partial_fit``, nor where nothing reads a memory.
     pool_ : ndarray of shape (n_pooled,)
         Indices of the training rows among which the neighbours are looked for. Empty
         where none vote.
@@ -253,7 +253,7 @@ class SAMNClassifier(BaseNeuralClassifier):
     loss_curve_ : list of float
         Training loss of each epoch.
     validation_scores_ : list of float or None
-        Minus the loss on the hold-out after each epoch; None without one.
+        Minus the loss on the hold-out after each epoch that had one; None without.
     history_ : list of dict
         One record an epoch: epoch, train_loss, valid_loss, dur (seconds).
 

@@ -203,7 +203,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     loss_curve_ : list of float
         Training loss of each epoch.
     validation_scores_ : list of float or None
-        Minus the loss on the hold-out after each epoch; None without one.
+        Minus the loss on the hold-out after each epoch that had one; None without.
     history_ : list of dict
         One record an epoch: epoch, train_loss, valid_loss, dur (seconds).
 
@@ -399,7 +399,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             ``out``, an array-like of shape (n_samples_new, n_features): where to put
             the rows, which are then read and made by block, as :meth:`resample_blocks`
             does: an array, or what has shape and dtype of one and takes
-            ``out[start:stop] = rows``, such as an ``h5py.Dataset``.
+            ``out[start:stop] = rows``, such as an ``h5py.Dataset``. Its dtype must
+            hold float32 if the rows of X are, and else float64.
 
         Returns
         -------
@@ -472,7 +473,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         -------
         iterator of (ndarray of shape (n_rows, n_features), ndarray of shape (n_rows,))
             Rows and their labels: all of X in order, then the synthetic ones, in the
-            numbers that ``sampling_strategy`` asks for.
+            numbers that ``sampling_strategy`` asks for. Rows of float32 come as such,
+            all others as float64.
 
         Raises
         ------
