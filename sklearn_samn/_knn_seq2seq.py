@@ -17,7 +17,9 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
     output : {"labels", "vectors", "both"}, default="both"
         What is predicted of the neighbours: their labels (the paper's V2LS), their
         feature vectors (V2VS), or both (V2VSLS). With "vectors" alone a class is a vote
-        over the K training rows nearest to each predicted vector, with their weights.
+        over the K different training rows nearest to each predicted vector, however far
+        they are, with the weights of all their copies: on a table of few different rows
+        that is the prior.
     n_neighbors : int, at least 1, default=5
         K, the number of neighbours a row's network predicts.
     neighbors : {"exact", "subsets"} or object, default="exact"
