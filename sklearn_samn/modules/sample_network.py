@@ -12,7 +12,6 @@ from .embedding import (
     MemberModules,
     output_width,
 )
-from .functional import softmax
 from .memory import NeighborMemory, SampleMemory
 
 # A class without any attention has this share of it.
@@ -224,11 +223,11 @@ class SampleNetwork(nn.Module):
 
     def _without_vote(self, x):
         n_rows = max(PREDICT_SCORES // max(len(self.memory.rows), 1), PREDICT_BATCH)
-        parts = [softmax(self(part).logits).mean(0) for part in x.split(n_rows)]
+        parts = [self(part).logits.softmax(2).mean(0) for part in x.split(n_rows)]
         return torch.cat(parts)
 
     def _with_vote(self, probabilities, x):
-        return softmax(self._combine(probabilities, self.pool(x, self.n_neighbors)))
+        return self._combine(probabilities, self.pool(x, self.n_neighbors)).softmax(1)
 
     def _combine(self, probabilities, votes):
         """Logarithms of the product of experts, but for a constant a row."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from .embedding import BatchNorm, Dropout, FeatureExtractor
-from .functional import softmax, tanh
+from .functional import tanh
 
 # Rows whose gates, of a few hundred numbers each, stay in the cache of a processor.
 CACHED_ROWS = 1024
@@ -83,7 +83,7 @@ class NeighborHeads(nn.Module):
 
     def probs(self, states):
         """Label distributions."""
-        return softmax(self._scores(states))
+        return self._scores(states).softmax(-1)
 
     def _scores(self, states):
         return self.label(states) / self.temperature

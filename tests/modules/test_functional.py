@@ -30,20 +30,3 @@ def test_their_derivatives(name):
     x = NUMBERS.double().requires_grad_()
     found, expected = (torch.autograd.grad(f(x).sum(), x)[0] for f in (ours, theirs))
     assert_close(found, expected, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize("shape", [(7, 3), (2, 5, 2), (4, 40), (3, 1)])
-def test_softmax(shape):
-    scores = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    along = torch.randn(shape, dtype=torch.float64)
-    results = [functional.softmax(scores), torch.softmax(scores, dim=-1)]
-    assert_close(*results, rtol=1e-12, atol=1e-15)
-    gradients = [torch.autograd.grad(r, scores, along)[0] for r in results]
-    assert_close(*gradients, rtol=1e-12, atol=1e-14)
-
-
-def test_softmax_of_scores_without_a_number():
-    """A class that is ruled out has no share."""
-    scores = torch.tensor([[0.0, -torch.inf, 0.0], [1e38, 0.0, -1e38]])
-    expected = torch.tensor([[0.5, 0.0, 0.5], [1.0, 0.0, 0.0]])
-    assert_close(functional.softmax(scores), expected, rtol=0, atol=0)
