@@ -400,7 +400,7 @@ def report(frame, ablations):
 
 
 def main():
-    parser = make_parser(__doc__, sets=CHOSEN_ON + HELD_OUT, seeds=3, max_train=6000)
+    parser = make_parser(__doc__, sets=CHOSEN_ON + HELD_OUT, seeds=3, max_train=3000)
     parser.add_argument("--samplers", nargs="+", choices=[*SAMPLERS, *ABLATIONS])
     parser.add_argument("--n-jobs", type=int, default=1, help="processes")
     parser.add_argument("--ablations", action="store_true", help="V2VSLS in parts too")

@@ -453,6 +453,11 @@ class NeuralMixin:
             )
         return min(self.batch_size, n_rows)
 
+    def _name_columns(self):
+        """Give ``preprocessor_`` the names that validated rows and blocks have lost."""
+        if hasattr(self, "feature_names_in_"):
+            self.preprocessor_.feature_names_in_ = self.feature_names_in_
+
     def _load_previous(self, module, weights):
         try:
             _training.load_weights(module, weights)
@@ -627,9 +632,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
             X, y, self.is_categorical_, self.scaling, self.dtype, seed
         )
         Z = _preprocessing.fit_transform(self.preprocessor_, X, y)
-        if hasattr(self, "feature_names_in_"):
-            # Validated rows have lost their names.
-            self.preprocessor_.feature_names_in_ = self.feature_names_in_
+        self._name_columns()
         return Z
 
     def _make_checkpoint(self, rng, *facts):

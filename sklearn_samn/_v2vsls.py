@@ -41,14 +41,14 @@ BLOCK_ROWS = 2048
 MAX_NAMED = 5
 # Rows generated for each that is asked for, where some are rejected.
 SURPLUS = 1.5
+NOTHING_LEARNED = (
+    "This %(name)s has made no rows yet, and fit makes none: call fit_resample with a "
+    "class that gets some, then sample more of them."
+)
 # Attributes: what a call learned, and the account of the rows it made.
 LEARNED = (
     *("_net", "_weights", "n_iter_", "history_", "loss_curve_", "validation_scores_"),
     *("preprocessor_", "_rows", "_row_indices", "_links", "_limits"),
-)
-NOTHING_LEARNED = (
-    "This %(name)s has made no rows yet, and fit makes none: call fit_resample with a "
-    "class that gets some, then sample more of them."
 )
 ACCOUNT = (
     *("parent_indices_", "neighbor_indices_", "decoder_steps_"),
@@ -664,9 +664,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             Z = _preprocessing.fit_transform(self.preprocessor_, table, codes)
         else:
             self.preprocessor_.fit(*scale_on)
-            if hasattr(self, "feature_names_in_"):
-                # Blocks have no names.
-                self.preprocessor_.feature_names_in_ = self.feature_names_in_
+            self._name_columns()
             Z = _preprocessing.transform(self.preprocessor_, table)
         rows, sequences = self._sequences(Z, codes, wanted, rng)
         self._fit_network(Z, codes, rows, sequences, seed, rng)

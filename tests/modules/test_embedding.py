@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sklearn_samn.modules import FeatureExtractor
-from sklearn_samn.modules.embedding import BatchNorm, Dropout
+from sklearn_samn.modules.embedding import BatchNorm, Dropout, Mish
 
 X = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
 
@@ -35,6 +35,19 @@ def test_two_layers_by_hand(activation):
 
     expected = layer(layer(X.numpy(), first), second)
     np.testing.assert_allclose(extract(X).detach().numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14)]
+)
+def test_mish_is_torchs_to_its_derivative(dtype, tolerance):
+    """Through zero, and far out, where exp has no number left."""
+    x = torch.cat([torch.linspace(-5, 5, 101), torch.tensor([-200.0, 200.0])])
+    x = x.to(dtype).requires_grad_()
+    found, expected = (
+        (f(x), *torch.autograd.grad(f(x).sum(), x)) for f in (Mish(), nn.Mish())
+    )
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_order_of_a_layer_with_everything():

@@ -183,6 +183,24 @@ def test_inter_term_has_a_finite_gradient_where_prototypes_coincide():
     assert full.prototypes.grad.isfinite().all()
 
 
+def test_inter_term_keeps_no_row_for_each_pair_of_prototypes():
+    """Of many classes that would be gigabytes."""
+    full = output(
+        embedding=[[0.0] * 50], prototypes=[[float(i)] * 50 for i in range(20)]
+    )
+    full = full._replace(prototypes=full.prototypes.requires_grad_())
+    sizes = []
+
+    def note(tensor):
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        SAMNLoss(inter_weight=1, inner_weight=0)(full, target([0]))
+    # Of 190 pairs of 50 numbers each.
+    assert 0 < max(sizes) <= 20 * 50
+
+
 def test_inter_term_pushes_prototypes_apart():
     full = output(embedding=[[0.0]], prototypes=[[0.0], [0.5]])
     full = full._replace(prototypes=full.prototypes.requires_grad_())
