@@ -1107,7 +1107,7 @@ def by_callable(y):
         {0: 70, 1: 25, 2: 60},
         by_callable,
     ],
-    ids=str,
+    ids=lambda strategy: getattr(strategy, "__name__", str(strategy)),
 )
 def test_counts_of_several_classes(strategy):
     X, y = imbalanced()
