@@ -53,6 +53,8 @@ NOT_A_NUMBER = (
 
 # Largest batch that batch_size="auto" takes.
 MAX_AUTO_BATCH_SIZE = 256
+# Most rows that a GPU predicts at once.
+GPU_BATCH = 8192
 
 # Of rows that are read by block, so many are kept at most: to scale, to be drawn as
 # neighbours and memories; and to hold out.
@@ -731,6 +733,8 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
     def _run(self, function, X, **params):
         """Results of ``function(tensor)`` for all rows of X, by the batch."""
         n_rows, tensor = self._rows(X)
+        if not next(self.net_.module_.parameters()).is_cpu:
+            params = {"largest": GPU_BATCH, **params}
         return _training.predict_batches(function, tensor, n_rows, **params)
 
     def predict_proba(self, X):
@@ -864,7 +868,6 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         """Rows with their neighbours gathered by the batch, never (n, K, d) at once."""
 
         def batch(index):
-            index = index.to(x.device)
             # index_select takes half the time of x[index].
             neighbors = found.index_select(0, index)
             target = {
@@ -876,7 +879,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
             extra = self._extra_inputs(own.index_select(0, index), reference, rng)
             return {"x": x.index_select(0, index), **extra}, target
 
-        return _training.BatchDataset(len(x), batch)
+        return _training.BatchDataset(len(x), batch, x.device)
 
     def _neighbor_indices(self, Z, search, rng):
         own = np.arange(len(Z))

@@ -140,7 +140,8 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
     skorch_params : dict or None, default=None
         For experts: parameters of :class:`skorch.NeuralNet` that go before those above,
         such as ``{"callbacks": [...], "optimizer": torch.optim.NAdam}``. Callbacks see
-        epochs, not batches' losses.
+        epochs, not batches' losses. On a GPU training is then several times slower:
+        its steps are not recorded.
 
     Attributes
     ----------

@@ -144,7 +144,8 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
     skorch_params : dict or None, default=None
         For experts: parameters of :class:`skorch.NeuralNet` that go before those above,
         such as ``{"callbacks": [...], "optimizer": torch.optim.NAdam}``. Callbacks see
-        epochs, not batches' losses.
+        epochs, not batches' losses. On a GPU training is then several times slower:
+        its steps are not recorded.
 
     Attributes
     ----------
@@ -335,7 +336,10 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
             return {"memory": self._tensor(self._memories[0], reference.device)}
         size = self._memories.shape[1]
         drawn = torch.from_numpy(rng.choice(len(reference), size, replace=False))
-        drawn = drawn.to(reference.device)
+        if reference.is_cuda:
+            # Else the copy would wait for the steps before.
+            drawn = drawn.pin_memory()
+        drawn = drawn.to(reference.device, non_blocking=True)
         return {"memory": reference[drawn], "masked": drawn == own.unsqueeze(1)}
 
     def _over_memories(self, function, x):

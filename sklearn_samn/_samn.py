@@ -18,7 +18,7 @@ from ._base import BaseNeuralClassifier, check_layer_sizes, unchanged_on_failure
 from ._neighbors import distinct_rows
 from ._support import sample_by_importance, sample_size, with_dues
 from .modules import SAMN, SAMNLoss, SampleNetwork
-from .modules.embedding import ACTIVATIONS
+from .modules.embedding import ACTIVATIONS, rows_at_once
 
 # Smallest and largest batch that batch_size="auto" takes.
 MIN_AUTO_BATCH_SIZE, MAX_AUTO_BATCH_SIZE = 32, 256
@@ -212,7 +212,8 @@ class SAMNClassifier(BaseNeuralClassifier):
     skorch_params : dict or None, default=None
         For experts: parameters of :class:`skorch.NeuralNet` that go before those above,
         such as ``{"callbacks": [...], "optimizer": torch.optim.NAdam}``. Callbacks see
-        epochs, not batches' losses.
+        epochs, not batches' losses. On a GPU training is then several times slower:
+        its steps are not recorded.
 
     Attributes
     ----------
@@ -547,6 +548,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         return {
             **super()._training_params(n_rows),
             "max_epochs": round(self._by_size("max_epochs", n_rows)),
+            # A network of the user's may decide by values.
+            "recordable": self.feature_extractor is None,
         }
 
     def _resolve_batch_size(self, n_rows):
@@ -640,7 +643,6 @@ class SAMNClassifier(BaseNeuralClassifier):
         x, y, weight = self._row_tensors((Z, y, weight), rows, device)
 
         def batch(index):
-            index = index.to(device)
             # index_select takes half the time of x[index].
             target = {
                 "y": y.index_select(0, index),
@@ -653,7 +655,7 @@ class SAMNClassifier(BaseNeuralClassifier):
                 inputs |= {k: a.index_select(0, place) for k, a in tables.items()}
             return inputs, target
 
-        return _training.BatchDataset(len(rows), batch)
+        return _training.BatchDataset(len(rows), batch, device)
 
     def _finish(self, module, dataset, rng):
         """Fill the memory with its support, and see how training rows look at it."""
@@ -761,7 +763,7 @@ class SAMNClassifier(BaseNeuralClassifier):
 
     def _attention_of_rows(self, module, dataset, rows):
         """Attention of rows of the dataset, none looking at itself, part by part."""
-        for part in rows.split(looking_batch(len(module.memory.rows))):
+        for part in rows.split(looking_batch(module.memory.rows)):
             inputs = dataset[part][0]
             weights = module.attend(inputs["x"])
             own = inputs["row"].unsqueeze(1) == module.memory.rows
@@ -981,7 +983,7 @@ class SAMNClassifier(BaseNeuralClassifier):
             entries = numbers[places[index]]
             return best, entries, module.distances(x, entries)
 
-        batch_size = looking_batch(len(numbers))
+        batch_size = looking_batch(numbers)
         weights, entries, distances = self._run(look, X, batch_size=batch_size)
         if not isinstance(module, SampleNetwork):
             # Of all places, those that hold a prototype.
@@ -1043,9 +1045,9 @@ class SAMNClassifier(BaseNeuralClassifier):
         )
 
 
-def looking_batch(n_entries):
-    """Rows whose weights of so many entries are held at a time."""
-    return max(LOOKING_WEIGHTS // n_entries, 1)
+def looking_batch(entries):
+    """Rows whose weights of these entries are held at a time."""
+    return rows_at_once(max(LOOKING_WEIGHTS // len(entries), 1), entries)
 
 
 def _numbers(module, method):

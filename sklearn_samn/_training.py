@@ -5,7 +5,7 @@ import math
 import os
 import threading
 import traceback
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -35,6 +35,9 @@ OPTIMIZERS = {
 _TORCH_STREAM = threading.RLock()
 # For each who runs torch on one thread now the number before the first of them.
 _BEFORE, _BEFORE_LOCK = [], threading.Lock()
+# Steps of a size of batch that a GPU takes one kernel after the other before such a
+# step is recorded: what the first of them set up is no part of it.
+STEPS_BEFORE_RECORDING = 3
 
 
 def resolve_device(device):
@@ -169,7 +172,8 @@ class SlicedBatches:
     def __iter__(self):
         n_rows = len(self.dataset)
         order = self._permutation(n_rows) if self.shuffle else torch.arange(n_rows)
-        for index in order.tensor_split(len(self)):
+        # All at once: each copy to a GPU would wait for the steps before.
+        for index in order.to(self.dataset.device).tensor_split(len(self)):
             yield self.dataset[self._share(index)]
 
     def _permutation(self, n):
@@ -192,19 +196,22 @@ class BatchDataset(torch.utils.data.Dataset):
         Number of rows.
     make_batch : callable
         From a tensor of row indices to (inputs, target), two dicts of tensors.
+    device : torch.device, default="cpu"
+        Of all of these tensors.
     """
 
     iterator = SlicedBatches
 
-    def __init__(self, n_rows, make_batch):
+    def __init__(self, n_rows, make_batch, device="cpu"):
         self.n_rows = n_rows
         self.make_batch = make_batch
+        self.device = device
 
     def __len__(self):
         return self.n_rows
 
     def __getitem__(self, index):
-        return self.make_batch(index)
+        return self.make_batch(index.to(self.device))
 
 
 class BufferedBatches(SlicedBatches):
@@ -226,7 +233,7 @@ class BufferedBatches(SlicedBatches):
             rows = [torch.cat(parts) for parts in zip(*blocks, strict=True)]
             # Else the next buffer is read beside this one.
             del blocks
-            order = self._permutation(len(rows[0]))
+            order = self._permutation(len(rows[0])).to(rows[0].device)
             dataset = data.make_dataset(*rows)
             while sizes and sizes[0] <= len(order):
                 index, order = order[: sizes[0]], order[sizes.pop(0) :]
@@ -280,6 +287,8 @@ class Net(NeuralNet):
     schedule_ = None
     # In place of the module's call, where several processes train it together.
     parallel_ = None
+    # In place of the steps one kernel after the other, on a GPU.
+    recorded_ = None
 
     @property
     def _default_callbacks(self):
@@ -337,7 +346,10 @@ class Net(NeuralNet):
 
     def train_step(self, batch, **fit_params):
         """As in skorch, then a step of the schedule."""
-        step = super().train_step(batch, **fit_params)
+        if self.recorded_ is None:
+            step = super().train_step(batch, **fit_params)
+        else:
+            step = self.recorded_(super().train_step, batch)
         if self.schedule_ is not None:
             self.schedule_.step()
         return step
@@ -357,6 +369,91 @@ class Net(NeuralNet):
         # much as a small layer.
         if self.module_.training is not training:
             super()._set_training(training)
+
+
+class RecordedSteps:
+    """Steps of training that a GPU is told at once: a CUDA graph a size of batch.
+
+    The kernels of a small network are done sooner than they are asked for, one after
+    the other. A recorded step runs the same kernels again: it must not decide by values
+    on the device.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        What the steps train. They may put other tensors in place of its buffers.
+    optimizer : torch.optim.Adam or AdamW
+        Fused. Its lr may change from step to step.
+    """
+
+    def __init__(self, module, optimizer):
+        self.module = module
+        self.groups = optimizer.param_groups
+        device = next(module.parameters()).device
+        # Read from there by the recorded kernels.
+        like = {"dtype": torch.float32, "device": device}
+        self.lr = [torch.zeros((), **like) for _ in self.groups]
+        self.n_taken = Counter()
+        self.recordings = {}
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, step, batch):
+        """The result of ``step(batch)``, whose loss the next call may overwrite."""
+        size = len(batch[1]["y"])
+        self.n_taken[size] += 1
+        if self.n_taken[size] <= STEPS_BEFORE_RECORDING:
+            return in_place(self.module, step, batch)
+        if size not in self.recordings:
+            self.recordings[size] = self._record(step, batch)
+        graph, inputs, result = self.recordings[size]
+        for known, new in zip(inputs, batch, strict=True):
+            for name, values in known.items():
+                values.copy_(new[name])
+        for lr, group in zip(self.lr, self.groups, strict=True):
+            lr.fill_(group["lr"])
+        graph.replay()
+        return result
+
+    def _record(self, step, batch):
+        """A graph of the step, which is not taken, its inputs and its result."""
+        inputs = [{name: a.clone() for name, a in part.items()} for part in batch]
+        graph = torch.cuda.CUDAGraph()
+        recording = torch.cuda.graph(
+            graph,
+            pool=self.pool,
+            stream=torch.cuda.current_stream(),
+            # Other threads may go on with theirs.
+            capture_error_mode="thread_local",
+        )
+        with self._lr_on_device(), recording:
+            loss = in_place(self.module, step, inputs)["loss"].detach()
+        return graph, inputs, {"loss": loss}
+
+    @contextmanager
+    def _lr_on_device(self):
+        before = [(group["lr"], group["capturable"]) for group in self.groups]
+        for group, lr in zip(self.groups, self.lr, strict=True):
+            group.update(lr=lr, capturable=True)
+        try:
+            yield
+        finally:
+            for group, (lr, capturable) in zip(self.groups, before, strict=True):
+                group.update(lr=lr, capturable=capturable)
+
+
+def in_place(module, step, batch):
+    """The result of ``step(batch)``; the module's buffers stay where they were.
+
+    The step itself may put new tensors in their place.
+    """
+    before = dict(module.named_buffers())
+    result = step(batch)
+    with torch.no_grad():
+        for name, new in list(module.named_buffers()):
+            if new is not before[name]:
+                owner, _, own = name.rpartition(".")
+                setattr(module.get_submodule(owner), own, before[name].copy_(new))
+    return result
 
 
 class StopTraining(Exception):
@@ -532,6 +629,7 @@ def train(
     checkpoint=None,
     data_parallel=False,
     max_grad_norm=None,
+    recordable=True,
     skorch_params=None,
 ):
     """Train a module through skorch.
@@ -561,6 +659,10 @@ def train(
         share the rows of each batch. Each calls this with the same arguments.
     max_grad_norm : float or None, default=None
         Length that gradients are cut to.
+    recordable : bool, default=True
+        Whether the module decides nothing by values on the device, so that on a GPU its
+        steps can be recorded, see :class:`RecordedSteps`. They are where the optimizer
+        is of Adam's kind, ``skorch_params`` brings nothing and one process trains.
     skorch_params : dict or None, default=None
         Parameters of :class:`skorch.NeuralNet` that go before ours; its callbacks
         come on top of ours.
@@ -607,12 +709,16 @@ def train(
     if lr_schedule == "one_cycle":
         n_steps = net.max_epochs * len(net.get_iterator(dataset, training=True))
         net.schedule_ = LambdaLR(net.optimizer_, lambda step: one_cycle(step / n_steps))
+    if recordable and not users and n_processes == 1 and _can_record(net):
+        net.recorded_ = RecordedSteps(net.module_, net.optimizer_)
     net.notify("on_train_begin", X=dataset, y=None)
     try:
-        net.fit_loop(dataset, epochs=net.max_epochs - len(net.history))
+        with _own_stream(device):
+            net.fit_loop(dataset, epochs=net.max_epochs - len(net.history))
     except StopTraining:
         pass
     finally:
+        net.recorded_ = None
         net.notify("on_train_end", X=dataset, y=None)
     if n_processes > 1:
         _unite(net)
@@ -622,6 +728,27 @@ def train(
     if checkpoint is not None:
         checkpoint.remove()
     return net
+
+
+def _can_record(net):
+    device = next(net.module_.parameters()).device
+    adam = isinstance(net.optimizer_, (torch.optim.Adam, torch.optim.AdamW))
+    return device.type == "cuda" and adam
+
+
+@contextmanager
+def _own_stream(device):
+    """On a GPU a stream of its own, as recording needs; in the end all is done."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        stream.synchronize()
 
 
 def _n_processes():
@@ -737,7 +864,7 @@ def history_records(net):
     return [{k: v for k, v in row.items() if k != "batches"} for row in net.history]
 
 
-def predict_batches(function, make_inputs, n_rows, batch_size=None):
+def predict_batches(function, make_inputs, n_rows, batch_size=None, largest=2048):
     """Run ``function(**make_inputs(slice))`` batch by batch without gradients.
 
     Parameters
@@ -749,8 +876,10 @@ def predict_batches(function, make_inputs, n_rows, batch_size=None):
     n_rows : int
         Number of rows.
     batch_size : int, default=None
-        Rows at a time; by default equal batches of 1,024 to 2,048, four where that
-        can be: one for each of four threads, and what is in between stays in a cache.
+        Rows at a time; by default equal batches of 1,024 to ``largest``, four where
+        that can be: one for each of four threads.
+    largest : int, default=2048
+        Most rows at a time by default; what is in between stays in the cache of a CPU.
 
     Returns
     -------
@@ -759,7 +888,7 @@ def predict_batches(function, make_inputs, n_rows, batch_size=None):
     """
     n_threads = torch.get_num_threads()
     if batch_size is None:
-        wanted = max(min(n_rows // 1024, 4), math.ceil(n_rows / 2048), 1)
+        wanted = max(min(n_rows // 1024, 4), math.ceil(n_rows / largest), 1)
         batch_size = max(math.ceil(n_rows / wanted), 1)
 
     @torch.inference_mode()

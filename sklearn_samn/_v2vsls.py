@@ -167,7 +167,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     skorch_params : dict or None, default=None
         For experts: parameters of :class:`skorch.NeuralNet` that go before those above,
         such as ``{"callbacks": [...], "optimizer": torch.optim.NAdam}``. Callbacks see
-        epochs, not batches' losses.
+        epochs, not batches' losses. On a GPU training is then several times slower:
+        its steps are not recorded.
 
     Attributes
     ----------
@@ -801,7 +802,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             target["labels"], target["vectors"] = y[neighbors], z[neighbors]
             return {"x": z[row]}, target
 
-        return _training.BatchDataset(len(rows), batch)
+        return _training.BatchDataset(len(rows), batch, z.device)
 
     def _generate(self, wanted, rng):
         """Synthetic rows of each class of ``wanted``, block by block."""

@@ -56,6 +56,50 @@ def test_the_cpu_predicts_what_the_gpu_does(name, early_stopping):
     assert_allclose(elsewhere.predict_proba(X), model.predict_proba(X), atol=1e-3)
 
 
+@pytest.fixture
+def replays(monkeypatch):
+    """A list that grows with each step that is replayed."""
+    replay, done = torch.cuda.CUDAGraph.replay, []
+
+    def counted(graph):
+        done.append(graph)
+        replay(graph)
+
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", counted)
+    return done
+
+
+@every_classifier
+@pytest.mark.parametrize("n_samples", [300, 301])
+def test_recorded_steps_are_the_steps(name, n_samples, replays):
+    X, y = rows(n_samples)
+    model = clone(CLASSIFIERS[name]).set_params(max_epochs=12, batch_size=75)
+    plain = clone(model).set_params(skorch_params={"callbacks": []}).fit(X, y)
+    assert not replays
+    model.fit(X, y)
+    assert len(replays) > 10
+    assert_allclose(model.loss_curve_, plain.loss_curve_, rtol=1e-3)
+    assert_allclose(model.predict_proba(X), plain.predict_proba(X), atol=1e-2)
+
+
+def test_a_network_of_the_users_is_not_recorded(replays):
+    class Halting(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) if x.sum() < 1e9 else x
+
+    X, y = rows()
+    model = clone(SAMN).set_params(feature_extractor=Halting(4, 4), max_epochs=20)
+    model.fit(np.nan_to_num(X), y)
+    assert not replays
+
+
+@every_classifier
+def test_the_same_seed_gives_the_same_predictions(name):
+    X, y = rows()
+    first, second = (clone(CLASSIFIERS[name]).fit(X, y) for _ in range(2))
+    assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+
+
 @every_classifier
 def test_methods_beside_predict(name):
     X, y = rows()

@@ -263,8 +263,8 @@ def test_the_hold_out_is_apart_and_bounded(model, monkeypatch):
     monkeypatch.setattr(_base, "MAX_HOLDOUT_ROWS", 30)
     spy = Spy(_base._training.train)
     monkeypatch.setattr(_base._training, "train", spy)
-    model = by_block(model, early_stopping=True, n_iter_no_change=1, max_epochs=40)
-    model.fit(X, y)
+    stopping = {"early_stopping": True, "n_iter_no_change": 1, "max_epochs": 40}
+    model = by_block(model, device="cpu", **stopping).fit(X, y)
     ((_, _, dataset), kwargs, _) = spy.calls[0]
     valid = kwargs["valid"]
     assert (len(dataset), len(valid)) == (370, 30)

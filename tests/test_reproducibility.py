@@ -321,7 +321,7 @@ def test_a_row_does_not_depend_on_the_others(name, monkeypatch):
     assert_allclose(alone, expected[:20], atol=1e-5)
     among_others = np.concatenate([X[:5], 1e6 * X[::-1]])
     assert_allclose(model.predict_proba(among_others)[:5], expected[:5], atol=1e-5)
-    monkeypatch.setattr(_training.predict_batches, "__defaults__", (7,))
+    monkeypatch.setattr(_training.predict_batches, "__defaults__", (7, 7))
     assert_allclose(model.predict_proba(X), expected, atol=1e-5)
 
 
@@ -386,7 +386,7 @@ def test_random_labels_stay_at_chance(classifier):
 def test_a_training_row_sees_neither_itself_nor_a_copy(classifier, monkeypatch):
     """What each batch is shown: memories without the row, others as its targets."""
     X, y = random_labels(50, seed=0)
-    model = clone(classifier).set_params(scaling=None, n_neighbors=4)
+    model = clone(classifier).set_params(scaling=None, n_neighbors=4, device="cpu")
     inputs, targets = [], []
     infer = _training.Net.infer
     loss = NeighborSequenceLoss.forward

@@ -23,7 +23,8 @@ def blobs(n_samples=120, n_classes=3, seed=0):
 
 
 def fitted(X, y, **params):
-    params = {"max_epochs": 5, "random_state": 0, **params}
+    """On the CPU, where what is inside can be looked at as arrays."""
+    params = {"max_epochs": 5, "random_state": 0, "device": "cpu", **params}
     return SAMNClassifier(**params).fit(X, y)
 
 

@@ -14,6 +14,7 @@ from sklearn_samn._training import (
     BatchDataset,
     SlicedBatches,
     history_records,
+    in_place,
     load_weights,
     n_batches,
     one_cycle,
@@ -24,6 +25,7 @@ from sklearn_samn._training import (
     weights_to_numpy,
     wrap,
 )
+from sklearn_samn.modules import PrototypeMemory
 
 CPU = torch.device("cpu")
 
@@ -857,6 +859,19 @@ def test_training_and_hold_out_have_their_modes():
     assert net.history[:, "valid_loss"] == [0, 0, 0]
     assert not net.module_.training
     assert not net.module_.inner.training
+
+
+def test_buffers_that_a_step_replaces_stay_in_place():
+    """A recorded step reads and writes where they were."""
+    memory = PrototypeMemory(2, n_features=1, gate=1.0)
+    outer = torch.nn.ModuleDict({"memory": memory})
+    before = dict(outer.named_buffers())
+    z, y = torch.tensor([[3.0], [4.0]]), torch.tensor([0, 1])
+    in_place(outer, lambda z: memory(z, y, torch.ones(2)), z)
+    after = dict(outer.named_buffers())
+    assert all(after[name] is before[name] for name in before)
+    assert before["memory.entries"].tolist() == [[3.0], [4.0]]
+    assert before["memory.filled"].all()
 
 
 def test_without_a_hold_out_the_module_ends_in_evaluation_too():

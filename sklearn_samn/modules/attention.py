@@ -5,6 +5,8 @@ import math
 import torch
 from torch import nn
 
+from .embedding import rows_at_once
+
 # Keeps the gradient of a distance of zero finite.
 TINY = 1e-12
 # Entries of a matrix of queries by keys that the backward pass holds at a time.
@@ -130,7 +132,9 @@ def _softmax(scores, own, out=None):
         rows = torch.arange(len(own), device=own.device)
         # Own entries that are nowhere (-1) hide the last column, but from nobody who
         # sees nothing else.
-        scores[:, rows, own] = torch.finfo(scores.dtype).min
+        # A tensor: a number would be copied to a GPU, which a recording cannot do.
+        hidden = scores.new_full((), torch.finfo(scores.dtype).min)
+        scores[:, rows, own] = hidden
     return torch.softmax(scores, 2, out=out)[..., :-1]
 
 
@@ -166,7 +170,7 @@ class _ExponentialRead(torch.autograd.Function):
         mean = (grad_found * found).sum(2, True)
         grad_queries, grad_scale = [], 0
         # In parts: a third matrix as large as the two would be the peak of a fit.
-        size = max(PART // keys.shape[1], 1)
+        size = rows_at_once(max(PART // keys.shape[1], 1), keys)
         rows = queries, distances, weights, grad_found, mean
         parts = zip(*(a.split(size, dim=1) for a in rows), strict=True)
         for query, distance, weight, grad, middle in parts:

@@ -106,9 +106,10 @@ class SAMNLoss(nn.Module):
             output.prototypes,
             compute_mode="donot_use_mm_for_euclid_dist",
         )
-        distances = distances[pairs.triu(1)] / math.sqrt(output.prototypes.shape[1])
-        missing = (self.margin - distances).clamp_min(0).square()
-        return missing.sum() / max(len(missing), 1)
+        distances = distances / math.sqrt(output.prototypes.shape[1])
+        pairs = pairs.triu(1).to(distances.dtype)
+        missing = (self.margin - distances).clamp_min(0).square() * pairs
+        return missing.sum() / pairs.sum().clamp_min(1)
 
 
 class NeighborSequenceLoss(nn.Module):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from .attention import TINY, squared_distances
+from .embedding import rows_at_once
 
 # Of the vote of the nearest: the scale of its weights as a share of the mean distance,
 # and the share of the prior.
@@ -101,7 +102,8 @@ class PrototypeMemory(nn.Module):
             return y
         distances = squared_distances(z.detach(), self.entries)
         # Unwritten entries take the rows of their class in turn.
-        seen = nn.functional.one_hot(y, int(self.classes[-1]) + 1).cumsum(0)
+        n_classes = len(self.classes) // self.n_prototypes
+        seen = nn.functional.one_hot(y, n_classes).cumsum(0)
         turn = (seen.gather(1, y.unsqueeze(1)).squeeze(1) - 1) % self.n_prototypes
         entry = torch.arange(len(self.entries), device=y.device) % self.n_prototypes
         in_turn = (turn.unsqueeze(1) != entry).to(z.dtype) - 2
@@ -235,8 +237,8 @@ class SampleMemory(nn.Module):
         # to pick them out would wait for the device.
         evicted, stale = self.rows[place], self.own(row)
         evicted = torch.where(evicted < self.first, row, evicted)
-        self.places[evicted - self.first] = -1
-        self.rows[torch.where(stale < 0, place, stale)] = -1
+        self.places.index_fill_(0, evicted - self.first, -1)
+        self.rows.index_fill_(0, torch.where(stale < 0, place, stale), -1)
         self.places[row - self.first] = place
         return place
 
@@ -313,7 +315,7 @@ class NeighborMemory(SampleMemory):
         """
         prior, n_rows = self._prior(), max(VOTE_DISTANCES // len(self.rows), VOTE_BATCH)
         votes = []
-        for part in x.split(n_rows):
+        for part in x.split(rows_at_once(n_rows, x)):
             nearness, place = self.voters(part, n_neighbors)
             votes.append(nearness.unsqueeze(1).bmm(self.labels[place]).squeeze(1))
         return (1 - PRIOR_SHARE) * torch.cat(votes) + PRIOR_SHARE * prior

@@ -11,6 +11,7 @@ from .embedding import (
     MemberLinear,
     MemberModules,
     output_width,
+    rows_at_once,
 )
 from .memory import NeighborMemory, SampleMemory
 
@@ -223,8 +224,8 @@ class SampleNetwork(nn.Module):
 
     def _without_vote(self, x):
         n_rows = max(PREDICT_SCORES // max(len(self.memory.rows), 1), PREDICT_BATCH)
-        parts = [self(part).logits.softmax(2).mean(0) for part in x.split(n_rows)]
-        return torch.cat(parts)
+        parts = x.split(rows_at_once(n_rows, x))
+        return torch.cat([self(part).logits.softmax(2).mean(0) for part in parts])
 
     def _with_vote(self, probabilities, x):
         return self._combine(probabilities, self.pool(x, self.n_neighbors)).softmax(1)
