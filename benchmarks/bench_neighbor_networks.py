@@ -23,10 +23,14 @@ minute of the machine weighs on both. Medians over the rounds; ratios are taken 
 round. --n-jobs are the threads of the search, of prediction, of the products, of
 XGBoost and kNN; training has one, whatever is set, and so has the bare loop.
 
+With --device cuda the networks, the bare loop and the products are on a GPU, and the
+bare loop is timed again in mixed precision: bfloat16 in the forward pass, by autocast.
+
 A rerun goes on where the last one ended; to measure anew, delete the rows or the file.
 Writes neighbor_networks.csv to --out.
 
 Usage: python benchmarks/bench_neighbor_networks.py [--rows 100000] [--rounds 3]
+       python benchmarks/bench_neighbor_networks.py --device cuda --n-jobs 16
 """
 
 import argparse
@@ -35,7 +39,7 @@ import functools
 import pathlib
 import statistics
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pandas as pd
@@ -66,7 +70,7 @@ K = 5
 # Rows a step; what batch_size="auto" takes of so many rows.
 BATCH_SIZE = 256
 # The most rows that a batch of a prediction has.
-PREDICT_BATCH_SIZE = 2048
+PREDICT_BATCH_SIZE = {"cpu": 2048, "cuda": 8192}
 # The networks' defaults: their hidden layer, and the memories.
 WIDTH, MEMORY_SIZE, N_MEMORIES = 128, 64, 4
 SUBSETS = {"n_subsets": 50, "subset_size": 64}
@@ -82,10 +86,10 @@ PEERS = {
     "XGBClassifier": (XGBClassifier, None),
     "KNeighborsClassifier": (KNeighborsClassifier, MAX_KNN_QUERIES),
 }
-KEYS = "round n_rows epochs n_jobs model".split()
+KEYS = "round n_rows epochs n_jobs device model".split()
 FIGURES = (
-    "fit_seconds epoch_seconds bare_epoch_seconds predict_rate "
-    "proba_rate proba_products_rate neighbors_rate neighbors_products_rate"
+    "fit_seconds epoch_seconds bare_epoch_seconds bare_mixed_epoch_seconds "
+    "predict_rate proba_rate proba_products_rate neighbors_rate neighbors_products_rate"
 ).split()
 
 
@@ -107,7 +111,7 @@ def load(data_dir, n_rows):
 
 
 @functools.cache
-def training_tensors(data_dir, n_rows, n_jobs):
+def training_tensors(data_dir, n_rows, n_jobs, device):
     """Rows as the networks see them, labels, weights and neighbours, for bare loops."""
     X, y = load(data_dir, n_rows)
     Z = NumericScaler().fit_transform(X)
@@ -120,7 +124,8 @@ def training_tensors(data_dir, n_rows, n_jobs):
         rng=np.random.default_rng(0),
         n_jobs=n_jobs,
     )
-    return *map(torch.from_numpy, (Z, y)), torch.ones(len(y)), torch.from_numpy(found)
+    weight = np.ones(len(y), dtype=np.float32)
+    return [torch.from_numpy(array).to(device) for array in (Z, y, weight, found)]
 
 
 def bare_batch(index, x, y, weight, found, memories):
@@ -134,25 +139,35 @@ def bare_batch(index, x, y, weight, found, memories):
     }
     if not memories:
         return {"x": x[index]}, target
-    drawn = torch.randint(len(x), (MEMORY_SIZE,))
+    drawn = torch.randint(len(x), (MEMORY_SIZE,), device=x.device)
     masked = drawn == index.unsqueeze(1)
     return {"x": x[index], "memory": x[drawn], "masked": masked}, target
 
 
-def bare_epoch(module, criterion, optimizer, tensors, memories):
-    for index in torch.randperm(len(tensors[0])).split(BATCH_SIZE):
+def bare_epoch(module, criterion, optimizer, tensors, memories, mixed):
+    device = tensors[0].device
+    for index in torch.randperm(len(tensors[0]), device=device).split(BATCH_SIZE):
         inputs, target = bare_batch(index, *tensors, memories)
         optimizer.zero_grad()
-        criterion(module(**inputs), target).backward()
+        with torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext():
+            loss = criterion(module(**inputs), target)
+        loss.backward()
         optimizer.step()
+    wait(device.type)
 
 
-def bare_epoch_seconds(model, tensors, epochs):
+def wait(device):
+    """Until the GPU has done what it was asked for."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def bare_epoch_seconds(model, tensors, epochs, mixed=False):
     """Seconds of each epoch of a bare loop over a copy of the model's module."""
     module = copy.deepcopy(model.net_.module_).train()
     memories = isinstance(model, MemNetKNNClassifier)
     optimizer = torch.optim.AdamW(module.parameters(), fused=True)
-    step = module, model.net_.criterion_, optimizer, tensors, memories
+    step = module, model.net_.criterion_, optimizer, tensors, memories, mixed
     # As the package trains.
     with one_thread(), denormals_flushed():
         return [timed(bare_epoch, *step)[1] for _ in range(epochs)]
@@ -201,19 +216,24 @@ def multiply(operands):
 
 def product_rate(model, X, n_jobs, vectors):
     """Rows per second of the bare products, a thread a batch as in prediction."""
-    n_rows = min(PREDICT_BATCH_SIZE, len(X))
+    n_rows = min(PREDICT_BATCH_SIZE[model.device], len(X))
     sizes = X.shape[1], len(model.classes_), model.hidden_size
     shapes = products(type(model), n_rows, *sizes, vectors)
     # Weights lie as those of torch's layers do.
-    operands = [(torch.randn(n, i), torch.randn(o, i).T) for n, i, o in shapes]
+    draw = functools.partial(torch.randn, device=model.device)
+    operands = [(draw(n, i), draw(o, i).T) for n, i, o in shapes]
     n_batches = -(-len(X) // n_rows)
 
     def run():
-        return list(pool.map(multiply, n_batches * [operands]))
+        list(pool.map(multiply, n_batches * [operands]))
+        wait(model.device)
 
     # Else the products of a new thread are on all cores.
     pool = ThreadPoolExecutor(n_jobs, initializer=torch.set_num_threads, initargs=(1,))
     with one_thread(), pool:
+        if model.device == "cuda":
+            # The first product there starts the library.
+            run()
         return n_batches * n_rows / timed(run)[1]
 
 
@@ -225,10 +245,10 @@ def rate(predict, X):
 # Running ----------------------------------------------------------------------------
 
 
-def measure_network(data_dir, n_rows, epochs, n_jobs, model):
+def measure_network(data_dir, n_rows, epochs, n_jobs, device, model):
     """A fit and the bare loop, then each way to predict and its products."""
     X, y = load(data_dir, n_rows)
-    tensors = training_tensors(data_dir, n_rows, n_jobs)
+    tensors = training_tensors(data_dir, n_rows, n_jobs, device)
     network, hidden_size = NETWORKS[model]
     fitted = network(
         n_neighbors=K,
@@ -237,17 +257,22 @@ def measure_network(data_dir, n_rows, epochs, n_jobs, model):
         **SUBSETS,
         max_epochs=epochs,
         batch_size=BATCH_SIZE,
-        device="cpu",
+        device=device,
         n_jobs=n_jobs,
         random_state=0,
     )
     _, fit_seconds = timed(fitted.fit, X, y)
     seconds = [record["dur"] for record in fitted.history_]
     bare_seconds = bare_epoch_seconds(fitted, tensors, epochs)
+    mixed_seconds = None
+    if device == "cuda":
+        seconds_of_mixed = bare_epoch_seconds(fitted, tensors, epochs, mixed=True)
+        mixed_seconds = statistics.median(seconds_of_mixed[1:])
     return {
         "fit_seconds": fit_seconds,
         "epoch_seconds": statistics.median(seconds[1:]),
         "bare_epoch_seconds": statistics.median(bare_seconds[1:]),
+        "bare_mixed_epoch_seconds": mixed_seconds,
         "predict_rate": rate(fitted.predict, X),
         "proba_rate": rate(fitted.predict_proba, X),
         "proba_products_rate": product_rate(fitted, X, n_jobs, vectors=False),
@@ -266,10 +291,10 @@ def measure_peer(data_dir, n_rows, n_jobs, model):
     }
 
 
-def measure(data_dir, *, n_rows, epochs, n_jobs, model, **_):
+def measure(data_dir, *, n_rows, epochs, n_jobs, device, model, **_):
     """The figures of one row; None for those that the model has not."""
     if model in NETWORKS:
-        return measure_network(data_dir, n_rows, epochs, n_jobs, model)
+        return measure_network(data_dir, n_rows, epochs, n_jobs, device, model)
     return {
         **dict.fromkeys(FIGURES),
         **measure_peer(data_dir, n_rows, n_jobs, model),
@@ -283,6 +308,7 @@ def run(args, path):
             "n_rows": args.rows,
             "epochs": args.epochs,
             "n_jobs": args.n_jobs,
+            "device": args.device,
             "model": model,
         }
         for number in range(args.rounds)
@@ -311,6 +337,8 @@ def training_table(frame):
         "bare loop, s": (bare, "{:.3f}"),
         "ratio": (epoch / bare, "{:.2f}"),
     }
+    if (mixed := frame["bare_mixed_epoch_seconds"]).notna().any():
+        columns["bare loop, mixed precision, s"] = mixed, "{:.3f}"
     return medians(frame, columns)
 
 
@@ -360,15 +388,17 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=at_least_two, default=3)
     parser.add_argument("--n-jobs", type=int, default=1, help="threads")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     args = parser.parse_args()
 
     path = args.out / "neighbor_networks.csv"
     run(args, path)
     frame = pd.DataFrame(read_rows(path))
     same = (frame["n_rows"] == args.rows) & (frame["epochs"] == args.epochs)
-    frame = frame[same & (frame["n_jobs"] == args.n_jobs)]
+    same &= (frame["n_jobs"] == args.n_jobs) & (frame["device"] == args.device)
+    frame = frame[same]
     rounds = frame["round"].nunique()
-    about = f"{args.rows} rows of covertype, {args.n_jobs} threads"
+    about = f"{args.rows} rows of covertype, {args.device}, {args.n_jobs} threads"
     print(f"\n{about}, medians of {rounds} rounds\n")
     print_tables(frame)
     print(f"Wrote {path}.")

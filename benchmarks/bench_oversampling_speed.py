@@ -16,18 +16,20 @@ process, which has imported the libraries, loaded the data and called the sample
 few rows; memory is the peak of the resident memory in the call above its level before
 (Linux only). The samplers take turns in each round (a seed, of the samples and the
 samplers). A process that is not done after --timeout seconds, all that included, is
-stopped, and its sampler is not tried on these data again.
+stopped, and its sampler is not tried on these data again. With --gpu V2VSLS also works
+on CUDA, which the call on a few rows has started.
 
 A rerun goes on where the last one ended; to measure anew, delete the rows or the file.
 Writes oversampling_speed.csv to --out.
 
-Usage: python benchmarks/bench_oversampling_speed.py [--seeds 3] [--timeout 900]
+Usage: python benchmarks/bench_oversampling_speed.py [--seeds 3] [--timeout 900] [--gpu]
        python benchmarks/bench_oversampling_speed.py --sets magic_2000 --sizes
 """
 
 import gc
 import multiprocessing
 import warnings
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -69,6 +71,7 @@ SAMPLERS = {
     "SVMSMOTE": SVMSMOTE,
     "KMeansSMOTE": KMeansSMOTE,
 }
+ON_GPU = "V2VSLS, GPU"
 
 
 def load(data_dir, name, seed):
@@ -105,7 +108,7 @@ def call(sampler, X, y):
 def measure(data_dir, data, seed, sampler):
     """One call, in a process that does nothing else."""
     X, y, strategy = load(data_dir, data, seed)
-    make = SAMPLERS[sampler]
+    make = SAMPLERS.get(sampler, partial(V2VSLS, device="cuda"))
     with one_thread():
         warm_up()
         call(make(random_state=seed), *subsample(X, y, 500, seed))
@@ -146,7 +149,7 @@ def run(args, path):
         {"data": name, "seed": seed, "sampler": sampler}
         for seed in range(args.seeds)
         for name in data
-        for sampler in SAMPLERS
+        for sampler in (*args.samplers, *([ON_GPU] if args.gpu else []))
     ]
     tasks = missing(path, tasks, ("data", "seed", "sampler"))
     for task in tqdm(tasks, unit="call"):
@@ -177,7 +180,7 @@ def table_of(frame):
         key: cell(own) for key, own in frame.groupby(["data", "sampler"], sort=False)
     }
     table = pd.Series(cells).unstack(sort=False)[
-        [name for name in SAMPLERS if name in set(frame["sampler"])]
+        [name for name in (ON_GPU, *SAMPLERS) if name in set(frame["sampler"])]
     ]
     about = frame.groupby("data", sort=False)[["n_rows", "n_features", "n_new"]].max()
     return about.map("{:.0f}".format).join(table)
@@ -198,7 +201,9 @@ def print_growth(frame):
 def main():
     parser = make_parser(__doc__, sets=[*SETS], seeds=3, max_train=None)
     parser.add_argument("--sizes", nargs="*", type=int, default=SIZES, metavar="ROWS")
+    parser.add_argument("--samplers", nargs="*", choices=SAMPLERS, default=SAMPLERS)
     parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS")
+    parser.add_argument("--gpu", action="store_true", help="V2VSLS on CUDA too")
     args = parser.parse_args()
 
     path = args.out / "oversampling_speed.csv"
