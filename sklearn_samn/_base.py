@@ -217,6 +217,7 @@ def validate_table(estimator, X, y="no_validation", *, reset):
     X = _preprocessing.as_table(X)
     _check_no_dates(estimator, X)
     validate_data(estimator, X, y, reset=reset, skip_check_array=True)
+    _check_levels(X, np.flatnonzero(estimator.is_categorical_))
     numeric = np.flatnonzero(~estimator.is_categorical_)
     numbers = _preprocessing.as_dense(_preprocessing.take_columns(X, numeric))
     if not len(numeric):
@@ -281,6 +282,21 @@ def _check_no_dates(estimator, X):
             f"{type(estimator).__name__} needs numbers: turn them into what counts "
             f"about them, such as days since a date, the month or the weekday."
         )
+
+
+def _check_levels(X, columns):
+    """Raise a ValueError for lists and the like, which cannot be told apart."""
+    for position in columns:
+        values = np.asarray(_preprocessing.take_columns(X, position))
+        listed = values.flat if values.dtype == object else ()
+        bad = next((value for value in listed if value.__hash__ is None), None)
+        if bad is not None:
+            name = X.columns[position] if hasattr(X, "columns") else int(position)
+            raise ValueError(
+                f"Input X holds a {type(bad).__name__} in column {name!r} of "
+                f"categories: {bad!r}. Give each a string or a number, or leave the "
+                f"column out."
+            )
 
 
 def check_one_kind(y):

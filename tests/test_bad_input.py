@@ -971,6 +971,20 @@ def test_dates_as_objects(estimator):
     refused(estimator, frame, y, match.format("period"))
 
 
+@every_estimator
+@pytest.mark.parametrize("level", [["u"], {"u": 1}, np.arange(2)])
+def test_categories_that_are_lists(estimator, level):
+    X, y = data()
+    X = X.astype(object)
+    X[:, 1] = "v"
+    X[7, 1] = level
+    name = type(level).__name__
+    for table, column in (X, "1"), (pd.DataFrame(X, columns=list("abcd")), "'b'"):
+        model = clone(estimator).set_params(categorical_features=[1])
+        match = rf"a {name} in column {column} of categories: .*Give each a string"
+        refused(model, table, y, match)
+
+
 @each_classifier
 @pytest.mark.parametrize("columns", [["b"], ["b", "c"]])
 def test_strings_in_predict_where_fit_had_numbers(estimator, columns):
