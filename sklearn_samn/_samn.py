@@ -18,7 +18,7 @@ from ._base import BaseNeuralClassifier, check_layer_sizes, unchanged_on_failure
 from ._neighbors import distinct_rows
 from ._support import sample_by_importance, sample_size, with_dues
 from .modules import SAMN, SAMNLoss, SampleNetwork
-from .modules.embedding import ACTIVATIONS, rows_at_once
+from .modules.embedding import ACTIVATIONS, at_once
 
 # Smallest and largest batch that batch_size="auto" takes.
 MIN_AUTO_BATCH_SIZE, MAX_AUTO_BATCH_SIZE = 32, 256
@@ -1047,7 +1047,7 @@ class SAMNClassifier(BaseNeuralClassifier):
 
 def looking_batch(entries):
     """Rows whose weights of these entries are held at a time."""
-    return rows_at_once(max(LOOKING_WEIGHTS // len(entries), 1), entries)
+    return max(at_once(LOOKING_WEIGHTS, entries) // len(entries), 1)
 
 
 def _numbers(module, method):

@@ -9,6 +9,7 @@ from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from copy import deepcopy
+from functools import cache
 from itertools import pairwise
 
 import torch
@@ -36,8 +37,9 @@ _TORCH_STREAM = threading.RLock()
 # For each who runs torch on one thread now the number before the first of them.
 _BEFORE, _BEFORE_LOCK = [], threading.Lock()
 # Steps of a size of batch that a GPU takes one kernel after the other before such a
-# step is recorded: what the first of them set up is no part of it.
-STEPS_BEFORE_RECORDING = 3
+# step is recorded: what the first of them set up is no part of it. Trainings of fewer
+# steps than the second have none recorded.
+STEPS_BEFORE_RECORDING, MIN_RECORDED_STEPS = 3, 30
 
 
 def resolve_device(device):
@@ -388,11 +390,10 @@ class RecordedSteps:
 
     def __init__(self, module, optimizer):
         self.module = module
-        self.groups = optimizer.param_groups
-        device = next(module.parameters()).device
+        self.optimizer = optimizer
         # Read from there by the recorded kernels.
-        like = {"dtype": torch.float32, "device": device}
-        self.lr = [torch.zeros((), **like) for _ in self.groups]
+        like = {"dtype": torch.float32, "device": next(module.parameters()).device}
+        self.lr = [torch.zeros((), **like) for _ in optimizer.param_groups]
         self.n_taken = Counter()
         self.recordings = {}
         self.pool = torch.cuda.graph_pool_handle()
@@ -401,18 +402,26 @@ class RecordedSteps:
         """The result of ``step(batch)``, whose loss the next call may overwrite."""
         size = len(batch[1]["y"])
         self.n_taken[size] += 1
+        for lr, group in zip(self.lr, self.optimizer.param_groups, strict=True):
+            lr.fill_(group["lr"])
         if self.n_taken[size] <= STEPS_BEFORE_RECORDING:
-            return in_place(self.module, step, batch)
+            with self._lr_on_device():
+                return in_place(self.module, step, batch)
         if size not in self.recordings:
             self.recordings[size] = self._record(step, batch)
         graph, inputs, result = self.recordings[size]
         for known, new in zip(inputs, batch, strict=True):
             for name, values in known.items():
                 values.copy_(new[name])
-        for lr, group in zip(self.lr, self.groups, strict=True):
-            lr.fill_(group["lr"])
         graph.replay()
         return result
+
+    def close(self):
+        """Give back the memory of the recordings, once the steps are done."""
+        self.optimizer.zero_grad()
+        for graph, *_ in self.recordings.values():
+            graph.reset()
+        self.recordings.clear()
 
     def _record(self, step, batch):
         """A graph of the step, which is not taken, its inputs and its result."""
@@ -425,20 +434,22 @@ class RecordedSteps:
             # Other threads may go on with theirs.
             capture_error_mode="thread_local",
         )
-        with self._lr_on_device(), recording:
+        with self._lr_on_device(capturable=True), recording:
             loss = in_place(self.module, step, inputs)["loss"].detach()
         return graph, inputs, {"loss": loss}
 
     @contextmanager
-    def _lr_on_device(self):
-        before = [(group["lr"], group["capturable"]) for group in self.groups]
-        for group, lr in zip(self.groups, self.lr, strict=True):
-            group.update(lr=lr, capturable=True)
+    def _lr_on_device(self, **changes):
+        """The optimizer reads lr from there; ``changes`` of its groups besides."""
+        groups = self.optimizer.param_groups
+        before = [dict(group) for group in groups]
+        for group, lr in zip(groups, self.lr, strict=True):
+            group.update(changes, lr=lr)
         try:
             yield
         finally:
-            for group, (lr, capturable) in zip(self.groups, before, strict=True):
-                group.update(lr=lr, capturable=capturable)
+            for group, values in zip(groups, before, strict=True):
+                group.update(values)
 
 
 def in_place(module, step, batch):
@@ -522,6 +533,8 @@ class Checkpoint(Callback):
             vars(best).update(values)
         self.rng.bit_generator.state = state["rng"]
         torch.set_rng_state(state["torch_rng"])
+        if state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"], net.device)
 
     def _read(self):
         try:
@@ -552,6 +565,7 @@ class Checkpoint(Callback):
             "best": [vars(best) for best in _best_weights(net)],
             "rng": self.rng.bit_generator.state,
             "torch_rng": torch.get_rng_state(),
+            "cuda_rng": _cuda_rng_state(net.device),
         }
         content = io.BytesIO()
         torch.save(state, content)
@@ -564,6 +578,12 @@ class Checkpoint(Callback):
         # Not there if the user's callback stopped the first epoch.
         with suppress(FileNotFoundError):
             os.remove(self.path)
+
+
+def _cuda_rng_state(device):
+    if torch.device(device).type != "cuda":
+        return None
+    return torch.cuda.get_rng_state(device)
 
 
 def _best_weights(net):
@@ -706,19 +726,21 @@ def train(
         # A copy: the net before keeps its own, should this training fail.
         state = deepcopy(moments_of.state_dict()["state"])
         net.optimizer_.load_state_dict({**net.optimizer_.state_dict(), "state": state})
+    n_steps = net.max_epochs * len(net.get_iterator(dataset, training=True))
     if lr_schedule == "one_cycle":
-        n_steps = net.max_epochs * len(net.get_iterator(dataset, training=True))
         net.schedule_ = LambdaLR(net.optimizer_, lambda step: one_cycle(step / n_steps))
-    if recordable and not users and n_processes == 1 and _can_record(net):
+    if recordable and not users and n_processes == 1 and _can_record(net, n_steps):
         net.recorded_ = RecordedSteps(net.module_, net.optimizer_)
     net.notify("on_train_begin", X=dataset, y=None)
     try:
-        with _own_stream(device):
+        with _training_stream(device):
             net.fit_loop(dataset, epochs=net.max_epochs - len(net.history))
     except StopTraining:
         pass
     finally:
-        net.recorded_ = None
+        if net.recorded_ is not None:
+            net.recorded_.close()
+            net.recorded_ = None
         net.notify("on_train_end", X=dataset, y=None)
     if n_processes > 1:
         _unite(net)
@@ -730,19 +752,31 @@ def train(
     return net
 
 
-def _can_record(net):
-    device = next(net.module_.parameters()).device
+def _can_record(net, n_steps):
+    on_gpu = next(net.module_.parameters()).is_cuda
     adam = isinstance(net.optimizer_, (torch.optim.Adam, torch.optim.AdamW))
-    return device.type == "cuda" and adam
+    # Who looks for anomalies looks at the values of each step.
+    looked_at = torch.is_anomaly_enabled()
+    return on_gpu and adam and n_steps >= MIN_RECORDED_STEPS and not looked_at
+
+
+@cache
+def _stream_of(index):
+    """The same for each training: a library keeps memory for each stream it meets."""
+    return torch.cuda.Stream(index)
 
 
 @contextmanager
-def _own_stream(device):
-    """On a GPU a stream of its own, as recording needs; in the end all is done."""
+def _training_stream(device):
+    """On a GPU a stream that is not the default, as recording needs.
+
+    In the end all is done.
+    """
     if device.type != "cuda":
         yield
         return
-    stream = torch.cuda.Stream(device)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    stream = _stream_of(index)
     stream.wait_stream(torch.cuda.current_stream(device))
     try:
         with torch.cuda.stream(stream):

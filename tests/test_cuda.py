@@ -14,6 +14,7 @@ from sklearn_samn import (
     KNNSeq2SeqClassifier,
     MemNetKNNClassifier,
     SAMNClassifier,
+    _training,
 )
 
 pytestmark = pytest.mark.skipif(
@@ -80,6 +81,47 @@ def test_recorded_steps_are_the_steps(name, n_samples, replays):
     assert len(replays) > 10
     assert_allclose(model.loss_curve_, plain.loss_curve_, rtol=1e-3)
     assert_allclose(model.predict_proba(X), plain.predict_proba(X), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["seq2seq", "memnet"])
+def test_a_recorded_training_goes_on_from_a_checkpoint(name, tmp_path, replays):
+    X, y = rows()
+    whole = clone(CLASSIFIERS[name]).set_params(batch_size=75, max_epochs=12)
+    model = clone(whole).set_params(checkpoint=tmp_path / "checkpoint")
+    whole.fit(X, y)
+    replace_file, n_written = _training.replace_file, []
+
+    def interrupted(path, content):
+        replace_file(path, content)
+        n_written.append(path)
+        if len(n_written) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_training, "replace_file", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(X, y)
+    replays.clear()
+    model.fit(X, y)
+    assert replays
+    # Not to the bit: the first steps are not recorded ones.
+    assert_allclose(model.predict_proba(X), whole.predict_proba(X), atol=1e-3)
+
+
+def test_fits_leave_no_memory_behind():
+    X, y = rows()
+    model = clone(SEQ2SEQ).set_params(max_epochs=20)
+    model.fit(X, y)
+    before = torch.cuda.memory_allocated()
+    for _ in range(40):
+        model.fit(X, y)
+    assert torch.cuda.memory_allocated() < before + 2**20
+
+
+def test_few_steps_are_not_recorded(replays):
+    X, y = rows()
+    clone(SAMN).partial_fit(X, y, classes=[0, 1, 2])
+    assert not replays
 
 
 def test_a_network_of_the_users_is_not_recorded(replays):

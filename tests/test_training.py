@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose
 from sklearn.datasets import make_classification
 from skorch.callbacks import Callback, EarlyStopping
 from torch import nn
@@ -730,9 +731,7 @@ def test_training_goes_on_from_the_moments_of_an_optimizer(dataset):
     continued(module, dataset)
     restarted = continued(module, dataset)
     for name, value in weights_to_numpy(whole).items():
-        np.testing.assert_allclose(
-            value, weights_to_numpy(halves)[name], rtol=1e-5, atol=1e-6
-        )
+        assert_allclose(value, weights_to_numpy(halves)[name], rtol=1e-5, atol=1e-6)
     assert not np.allclose(
         weights_to_numpy(whole)["linear.weight"],
         weights_to_numpy(restarted)["linear.weight"],
@@ -859,6 +858,59 @@ def test_training_and_hold_out_have_their_modes():
     assert net.history[:, "valid_loss"] == [0, 0, 0]
     assert not net.module_.training
     assert not net.module_.inner.training
+
+
+class Retaken:
+    """In place of a CUDA graph: what is recorded is done again, on the CPU."""
+
+    n_taken = 0
+
+    def __init__(self, steps, step, inputs):
+        self.again = lambda: in_place(steps.module, step, inputs)["loss"].detach()
+        self.steps = steps
+        self.loss = torch.zeros(())
+
+    def replay(self):
+        Retaken.n_taken += 1
+        with self.steps._lr_on_device():
+            self.loss.copy_(self.again())
+
+    def reset(self):
+        pass
+
+
+def retake(steps, step, batch):
+    inputs = [{name: a.clone() for name, a in part.items()} for part in batch]
+    recording = Retaken(steps, step, inputs)
+    return recording, inputs, {"loss": recording.loss}
+
+
+def test_recorded_steps_see_each_batch_and_each_lr(dataset, monkeypatch):
+    """Of both sizes: 20 rows in batches of 7, 7 and 6."""
+    params = {"max_epochs": 12, "lr_schedule": "one_cycle", "lr": 0.01}
+
+    def trained():
+        torch.manual_seed(0)
+        return train(Linear(), CrossEntropy(), dataset, **params)
+
+    plain = trained()
+    monkeypatch.setattr(_training, "_can_record", lambda net, n_steps: n_steps == 36)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(_training.RecordedSteps, "_record", retake)
+    monkeypatch.setattr(Retaken, "n_taken", 0)
+    recorded = trained()
+    assert Retaken.n_taken == 36 - 2 * 3
+    expected = [record["train_loss"] for record in plain.history]
+    losses = [record["train_loss"] for record in recorded.history]
+    assert_allclose(losses, expected, rtol=1e-5)
+    assert recorded.recorded_ is None
+    for before, after in zip(
+        plain.module_.parameters(), recorded.module_.parameters(), strict=True
+    ):
+        assert_allclose(after.detach(), before.detach(), rtol=1e-4)
+    assert [g["lr"] for g in recorded.optimizer_.param_groups] == [
+        g["lr"] for g in plain.optimizer_.param_groups
+    ]
 
 
 def test_buffers_that_a_step_replaces_stay_in_place():

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from .embedding import rows_at_once
+from .embedding import at_once
 
 # Keeps the gradient of a distance of zero finite.
 TINY = 1e-12
@@ -170,7 +170,7 @@ class _ExponentialRead(torch.autograd.Function):
         mean = (grad_found * found).sum(2, True)
         grad_queries, grad_scale = [], 0
         # In parts: a third matrix as large as the two would be the peak of a fit.
-        size = rows_at_once(max(PART // keys.shape[1], 1), keys)
+        size = max(at_once(PART, keys) // keys.shape[1], 1)
         rows = queries, distances, weights, grad_found, mean
         parts = zip(*(a.split(size, dim=1) for a in rows), strict=True)
         for query, distance, weight, grad, middle in parts:

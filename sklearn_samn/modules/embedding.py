@@ -8,13 +8,13 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-# Times as many rows as a CPU that a GPU works on at once.
-GPU_ROWS = 16
+# Times as much as a CPU that a GPU works on at once.
+GPU_SHARE = 16
 
 
-def rows_at_once(n_rows, tensor):
-    """So many rows, which stay in the cache of a CPU, or more where there is a GPU."""
-    return n_rows if tensor.is_cpu else GPU_ROWS * n_rows
+def at_once(size, tensor):
+    """What stays in the cache of a CPU, rows or values, or more on a GPU."""
+    return size if tensor.is_cpu else GPU_SHARE * size
 
 
 class Mish(nn.Mish):

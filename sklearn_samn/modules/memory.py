@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .attention import TINY, squared_distances
-from .embedding import rows_at_once
+from .embedding import at_once
 
 # Of the vote of the nearest: the scale of its weights as a share of the mean distance,
 # and the share of the prior.
@@ -313,9 +313,9 @@ class NeighborMemory(SampleMemory):
         Tensor of shape (n_samples, n_classes)
             Shares that sum to one.
         """
-        prior, n_rows = self._prior(), max(VOTE_DISTANCES // len(self.rows), VOTE_BATCH)
-        votes = []
-        for part in x.split(rows_at_once(n_rows, x)):
+        prior, votes = self._prior(), []
+        n_rows = at_once(VOTE_DISTANCES, x) // len(self.rows)
+        for part in x.split(max(n_rows, VOTE_BATCH)):
             nearness, place = self.voters(part, n_neighbors)
             votes.append(nearness.unsqueeze(1).bmm(self.labels[place]).squeeze(1))
         return (1 - PRIOR_SHARE) * torch.cat(votes) + PRIOR_SHARE * prior

@@ -10,8 +10,8 @@ from .embedding import (
     FeatureExtractor,
     MemberLinear,
     MemberModules,
+    at_once,
     output_width,
-    rows_at_once,
 )
 from .memory import NeighborMemory, SampleMemory
 
@@ -223,8 +223,8 @@ class SampleNetwork(nn.Module):
         return classes, top
 
     def _without_vote(self, x):
-        n_rows = max(PREDICT_SCORES // max(len(self.memory.rows), 1), PREDICT_BATCH)
-        parts = x.split(rows_at_once(n_rows, x))
+        n_rows = at_once(PREDICT_SCORES, x) // max(len(self.memory.rows), 1)
+        parts = x.split(max(n_rows, PREDICT_BATCH))
         return torch.cat([self(part).logits.softmax(2).mean(0) for part in parts])
 
     def _with_vote(self, probabilities, x):

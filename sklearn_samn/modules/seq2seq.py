@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from .embedding import BatchNorm, Dropout, FeatureExtractor, rows_at_once
+from .embedding import BatchNorm, Dropout, FeatureExtractor, at_once
 
 # Rows whose gates, of a few hundred numbers each, stay in the cache of a processor.
 CACHED_ROWS = 1024
@@ -188,7 +188,7 @@ class Seq2SeqNetwork(nn.Module):
 
     def label_probs(self, x):
         """Mean of the K label distributions alone, (n_samples, n_classes)."""
-        parts = x.split(rows_at_once(CACHED_ROWS, x))
+        parts = x.split(at_once(CACHED_ROWS, x))
         return torch.cat([self._label_probs(part) for part in parts])
 
     def _label_probs(self, x):
