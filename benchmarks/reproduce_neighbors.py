@@ -254,6 +254,7 @@ SHORT = {"max_epochs": 8}
 # From the Notes of the docstrings.
 PAPER_SETTING = {
     "hidden_layer_sizes": (),
+    "n_frequencies": 0,
     "vector_reduction": "sum",
     "lr_schedule": "constant",
     "optimizer": "adam",
@@ -267,10 +268,9 @@ def make_network(seed, k, *, name, paper=False, **changes):
     if paper:
         changes = {**PAPER_SETTING, **changes}
         if issubclass(network_class, MemNetKNNClassifier):
-            changes["n_memories"] = 1
-    return network_class(
-        n_neighbors=k, device="cpu", random_state=seed, **parameters, **changes
-    )
+            changes.update(n_memories=1, max_grad_norm=None)
+    parameters = {**parameters, **changes}
+    return network_class(n_neighbors=k, device="cpu", random_state=seed, **parameters)
 
 
 def network(name, **changes):
