@@ -1171,9 +1171,12 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
             the likeliest of the ``categories_`` of the encoder in ``preprocessor_``,
             or NaN where its column has more than 64 and is encoded by their targets.
         """
-        probabilities, vectors = self._run(self._neighbor_sequence, X)
-        if vectors is not None:
-            flat = vectors.reshape(-1, vectors.shape[2])
-            flat = _preprocessing.in_units(self.preprocessor_, flat)
-            vectors = flat.reshape(*vectors.shape[:2], -1)
-        return probabilities, vectors
+        return self._run(self._neighbors_in_units, X)
+
+    def _neighbors_in_units(self, x):
+        probabilities, vectors = self._neighbor_sequence(x)
+        if vectors is None:
+            return probabilities, None
+        rows = vectors.flatten(0, 1).cpu().numpy()
+        rows = torch.from_numpy(_preprocessing.in_units(self.preprocessor_, rows))
+        return probabilities, rows.unflatten(0, vectors.shape[:2])

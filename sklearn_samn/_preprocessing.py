@@ -8,7 +8,7 @@ from numbers import Integral, Real
 
 import numpy as np
 from scipy.sparse import issparse, vstack
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 from sklearn import config_context
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.compose import ColumnTransformer
@@ -716,8 +716,25 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             return X
         if self.quantiles_ is not None:
             X = X.copy()
-            X[:, self.curved_] = self.quantiles_.inverse_transform(X[:, self.curved_])
+            X[:, self.curved_] = self._from_normal_scores(X[:, self.curved_])
         return undo_robust_clip(X, (self.center_, self.scale_))
+
+    def _from_normal_scores(self, Z):
+        """What ``quantiles_`` makes of scores; even shares need no search."""
+        quantiles = self.quantiles_.quantiles_
+        last, n_columns = len(quantiles) - 1, Z.shape[1]
+        shares = ndtr(Z)
+        # As in QuantileTransformer: what is as good as beyond the quantiles.
+        shares[shares < BEYOND] = 0
+        shares[shares > 1 - BEYOND] = 1
+        shares *= last
+        # Of NaN, which stays NaN, the last.
+        below = np.fmin(shares, last - 1).astype(np.intp)
+        shares -= below
+        below *= n_columns
+        below += np.arange(n_columns)
+        low, high = quantiles.take(below), quantiles.take(below + n_columns)
+        return low + shares * (high - low)
 
 
 def quantile_knots(quantiles, shares):

@@ -396,6 +396,19 @@ def test_scaler_there_and_back(scaling):
     assert_allclose(back / scaler.scale_, X / scaler.scale_, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("n_samples", [12, 3000])
+def test_the_way_back_from_normal_scores(n_samples):
+    """That of QuantileTransformer, beyond the quantiles and at ties, too."""
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.exponential(size=n_samples), np.arange(n_samples) // 3])
+    X[0] = 100
+    scaler = NumericScaler(scaling="quantile").fit(X)
+    assert scaler.curved_.all()
+    scores = np.r_[rng.normal(size=(500, 2)), [[-5.3, 9], [5.1, -9], [0, np.nan]]]
+    expected = scaler.quantiles_.inverse_transform(scores.copy())
+    assert_allclose(scaler._from_normal_scores(scores), expected, rtol=1e-12)
+
+
 def test_the_scaler_leaves_its_input_alone():
     X = np.array([[1.0, 2], [np.nan, 5], [3, 7], [4, 9]])
     for scaling in ("robust", "quantile", None):
