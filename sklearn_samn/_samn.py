@@ -640,14 +640,14 @@ class SAMNClassifier(BaseNeuralClassifier):
 
     def _dataset(self, Z, y, weight, rows, stored, device):
         """Rows; with what the memory stores of them where they may write to it."""
+        uneven = (weight[rows] != 1).any()
         x, y, weight = self._row_tensors((Z, y, weight), rows, device)
 
         def batch(index):
             # index_select takes half the time of x[index].
-            target = {
-                "y": y.index_select(0, index),
-                "weight": weight.index_select(0, index),
-            }
+            target = {"y": y.index_select(0, index)}
+            if uneven:
+                target["weight"] = weight.index_select(0, index)
             inputs = {"x": x.index_select(0, index)}
             if stored is not None:
                 tables, position = stored

@@ -96,6 +96,24 @@ def part(full, **params):
     return (with_it(*full) - classification()(*full)).item()
 
 
+@pytest.mark.parametrize("n_members", [1, 3])
+@pytest.mark.parametrize(
+    "params", [{}, {"label_smoothing": 0.3}, {"loss": "squared_hinge"}]
+)
+def test_no_weights_are_equal_weights(params, n_members):
+    known = output(LOGITS, embedding=[[1.0], [3.0]])
+    if n_members > 1:
+        known = known._replace(
+            logits=known.logits * double([[[1.0]], [[2.0]], [[3.0]]])
+        )
+    equal, none = target([0, 2]), target([0, 2])
+    del none["weight"]
+    loss = SAMNLoss(**params)
+    assert loss(known, none).item() == pytest.approx(
+        loss(known, equal).item(), rel=1e-12
+    )
+
+
 def test_inner_term_is_the_distance_to_the_nearest_own_prototype():
     full = (
         output(
