@@ -297,6 +297,8 @@ def _missing(values):
     """Where a column of a frame or an array has no value."""
     if hasattr(values, "isna"):
         return values.isna().to_numpy()
+    if values.dtype != object:
+        return values != values
     return np.array([_is_missing(value) for value in values.tolist()], dtype=bool)
 
 
