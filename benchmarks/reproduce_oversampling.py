@@ -29,7 +29,7 @@ oversampling_paper.png and oversampling_tsne.png to --figures.
 
 Usage: python benchmarks/reproduce_oversampling.py [--seeds 5] [--n-jobs 2]
        python benchmarks/reproduce_oversampling.py --sets covertype_397k
-           --classifiers XGBoost RF   (the FFN takes an hour a sampler there)
+           --classifiers XGBoost RF   (the FFN takes ten minutes a sampler there)
        python benchmarks/reproduce_oversampling.py --report-only
 """
 
@@ -276,7 +276,7 @@ def draw_scores(frame, path):
                 axis.text(
                     x,
                     height + error + 0.02 * span,
-                    f"{height:.1f}",
+                    f"{height:.{1 if span > 1 else 2}f}",
                     rotation=90,
                     ha="center",
                     va="bottom",
