@@ -289,7 +289,7 @@ class Dropout(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> Dropout(0.5)(torch.ones(2, 3)).unique()
+    >>> Dropout(0.5)(torch.ones(10, 10)).unique()
     tensor([0., 2.])
     """
 
