@@ -16,13 +16,14 @@ process, which has imported the libraries, loaded the data and called the sample
 few rows; memory is the peak of the resident memory in the call above its level before
 (Linux only). The samplers take turns in each round (a seed, of the samples and the
 samplers). A process that is not done after --timeout seconds, all that included, is
-stopped, and its sampler is not tried on these data again. With --gpu V2VSLS also works
-on CUDA, which the call on a few rows has started.
+stopped, and its sampler is not tried on these data again. "V2VSLS, GPU", which is not
+among the default --samplers, works on CUDA; the call on a few rows has started it.
 
 A rerun goes on where the last one ended; to measure anew, delete the rows or the file.
 Writes oversampling_speed.csv to --out.
 
-Usage: python benchmarks/bench_oversampling_speed.py [--seeds 3] [--timeout 900] [--gpu]
+Usage: python benchmarks/bench_oversampling_speed.py [--seeds 3] [--timeout 900]
+       python benchmarks/bench_oversampling_speed.py --samplers "V2VSLS, GPU" SMOTE
        python benchmarks/bench_oversampling_speed.py --sets magic_2000 --sizes
 """
 
@@ -65,13 +66,13 @@ N_COLUMNS = {"credit_10000": 20}
 N_MINORITY = 2000
 SIZES = [10_000, 30_000, 100_000, 300_000]
 GROWTH = "covertype, majority of "
-SAMPLERS = {
-    "V2VSLS": lambda **parameters: V2VSLS(device="cpu", **parameters),
+ON_CPU = {
+    "V2VSLS": partial(V2VSLS, device="cpu"),
     "SMOTE": SMOTE,
     "SVMSMOTE": SVMSMOTE,
     "KMeansSMOTE": KMeansSMOTE,
 }
-ON_GPU = "V2VSLS, GPU"
+SAMPLERS = {"V2VSLS, GPU": partial(V2VSLS, device="cuda"), **ON_CPU}
 
 
 def load(data_dir, name, seed):
@@ -108,7 +109,7 @@ def call(sampler, X, y):
 def measure(data_dir, data, seed, sampler):
     """One call, in a process that does nothing else."""
     X, y, strategy = load(data_dir, data, seed)
-    make = SAMPLERS.get(sampler, partial(V2VSLS, device="cuda"))
+    make = SAMPLERS[sampler]
     with one_thread():
         warm_up()
         call(make(random_state=seed), *subsample(X, y, 500, seed))
@@ -149,7 +150,7 @@ def run(args, path):
         {"data": name, "seed": seed, "sampler": sampler}
         for seed in range(args.seeds)
         for name in data
-        for sampler in (*args.samplers, *([ON_GPU] if args.gpu else []))
+        for sampler in args.samplers
     ]
     tasks = missing(path, tasks, ("data", "seed", "sampler"))
     for task in tqdm(tasks, unit="call"):
@@ -180,7 +181,7 @@ def table_of(frame):
         key: cell(own) for key, own in frame.groupby(["data", "sampler"], sort=False)
     }
     table = pd.Series(cells).unstack(sort=False)[
-        [name for name in (ON_GPU, *SAMPLERS) if name in set(frame["sampler"])]
+        [name for name in SAMPLERS if name in set(frame["sampler"])]
     ]
     about = frame.groupby("data", sort=False)[["n_rows", "n_features", "n_new"]].max()
     return about.map("{:.0f}".format).join(table)
@@ -201,9 +202,8 @@ def print_growth(frame):
 def main():
     parser = make_parser(__doc__, sets=[*SETS], seeds=3, max_train=None)
     parser.add_argument("--sizes", nargs="*", type=int, default=SIZES, metavar="ROWS")
-    parser.add_argument("--samplers", nargs="*", choices=SAMPLERS, default=SAMPLERS)
+    parser.add_argument("--samplers", nargs="*", choices=SAMPLERS, default=ON_CPU)
     parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS")
-    parser.add_argument("--gpu", action="store_true", help="V2VSLS on CUDA too")
     args = parser.parse_args()
 
     path = args.out / "oversampling_speed.csv"

@@ -177,11 +177,9 @@ def print_growth(frame):
         memory = exponent(cpu["n_train"], cpu["extra_mib"].clip(lower=1))
         print(f"growth exponent: seconds {seconds:.2f}, extra memory {memory:.2f}")
     fits = frame.pivot(index="n_rows", columns="device", values="fit_seconds")
-    for n_rows, seconds in fits.dropna().iterrows():
-        if "cuda" in seconds:
-            print(
-                f"{n_rows} rows: {seconds.cpu / seconds.cuda:.1f} times as fast on CUDA"
-            )
+    if "cuda" in fits:
+        for n_rows, ratio in (fits["cpu"] / fits["cuda"]).dropna().items():
+            print(f"{n_rows} rows: {ratio:.1f} times as fast on CUDA")
 
 
 def main():

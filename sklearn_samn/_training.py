@@ -7,7 +7,7 @@ import threading
 import traceback
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from copy import deepcopy
 from functools import cache
 from itertools import pairwise
@@ -729,18 +729,15 @@ def train(
     n_steps = net.max_epochs * len(net.get_iterator(dataset, training=True))
     if lr_schedule == "one_cycle":
         net.schedule_ = LambdaLR(net.optimizer_, lambda step: one_cycle(step / n_steps))
-    if recordable and not users and n_processes == 1 and _can_record(net, n_steps):
-        net.recorded_ = RecordedSteps(net.module_, net.optimizer_)
+    recorded = recordable and not users and n_processes == 1
+    recorded = recorded and _can_record(net, n_steps)
     net.notify("on_train_begin", X=dataset, y=None)
     try:
-        with _training_stream(device):
+        with _recorded(net) if recorded else nullcontext(), _training_stream(device):
             net.fit_loop(dataset, epochs=net.max_epochs - len(net.history))
     except StopTraining:
         pass
     finally:
-        if net.recorded_ is not None:
-            net.recorded_.close()
-            net.recorded_ = None
         net.notify("on_train_end", X=dataset, y=None)
     if n_processes > 1:
         _unite(net)
@@ -758,6 +755,17 @@ def _can_record(net, n_steps):
     # Who looks for anomalies looks at the values of each step.
     looked_at = torch.is_anomaly_enabled()
     return on_gpu and adam and n_steps >= MIN_RECORDED_STEPS and not looked_at
+
+
+@contextmanager
+def _recorded(net):
+    """The net's steps are recorded; the memory of that is given back."""
+    net.recorded_ = RecordedSteps(net.module_, net.optimizer_)
+    try:
+        yield
+    finally:
+        net.recorded_.close()
+        net.recorded_ = None
 
 
 @cache

@@ -17,9 +17,12 @@ from sklearn_samn import (
     _training,
 )
 
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="needs a machine with CUDA"
-)
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="needs a machine with CUDA"
+    ),
+]
 
 SEQ2SEQ = KNNSeq2SeqClassifier(max_epochs=5, device="cuda", random_state=0)
 SAMN = SAMNClassifier(max_epochs=5, device="cuda", random_state=0)
