@@ -29,8 +29,9 @@ BY_SIZE = {"dropout": (0.3, 0.1), "max_epochs": (20, 16)}
 SUPPORT_BATCH = 1024
 # Rows that compete for attention at a time when the support is chosen.
 SUPPORT_CANDIDATES = 2048
-# Of memory_size="auto": rows a class, the fewest and the most.
-MEMORY_OF_CLASS, MIN_MEMORY, MAX_MEMORY = 128, 512, 2048
+# Of memory_size="auto": rows a class and the fewest, for up to so many training rows,
+# twice as many from twice as many training rows on; the most.
+MEMORY_OF_CLASS, MIN_MEMORY, MEMORY_ROWS, MAX_MEMORY = 64, 256, 8000, 2048
 # Of support_size="auto": the expected error of the shares of attention, the fewest rows
 # a class, the most rows.
 SUPPORT_ERROR, SUPPORT_OF_CLASS, MAX_SUPPORT = 0.02, 128, 8192
@@ -103,7 +104,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         which a row counts for the nearest of its class. 1 is the paper's.
     memory_size : "auto" or int, at least 1, default="auto"
         Stored rows that training attends to. Where there are more training rows, those
-        visited last. "auto" is 128 a class, but between 512 and 2,048; 2,048 in
+        visited last. "auto" is 64 a class, 256 at least, for up to 8,000 training rows,
+        growing to twice as many for 16,000 and more, 2,048 at most; 2,048 in
         ``partial_fit``, where prediction attends to the same rows. Only used with
         stored samples.
     support_size : "auto", int, at least 1, or None, default="auto"
@@ -508,8 +510,9 @@ class SAMNClassifier(BaseNeuralClassifier):
         wanted = self.memory_size
         if n_rows < np.inf:
             if wanted == "auto":
-                of_classes = MEMORY_OF_CLASS * len(self.classes_)
-                wanted = min(max(of_classes, MIN_MEMORY), MAX_MEMORY)
+                wanted = max(MEMORY_OF_CLASS * len(self.classes_), MIN_MEMORY)
+                wanted *= np.clip(n_rows / MEMORY_ROWS, 1, 2)
+                wanted = min(round(wanted), MAX_MEMORY)
             return min(wanted, n_rows)
         wanted = MAX_MEMORY if wanted == "auto" else wanted
         # What is stored is what prediction reads; what a fit has stored stays.
