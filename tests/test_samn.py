@@ -215,6 +215,59 @@ def test_neighbours_know_what_the_network_smooths_over():
     assert with_votes > without + 0.032
 
 
+def two_columns_in_noise(n_samples):
+    """Classes in a fine pattern of two columns of twelve; one label in ten is wrong."""
+    rng = np.random.default_rng(0)
+    X = rng.uniform(size=(n_samples, 12))
+    squares = (3 * X[:, :2]).astype(int).sum(axis=1) % 2
+    return X, np.where(rng.uniform(size=n_samples) < 0.1, 1 - squares, squares)
+
+
+def test_columns_that_matter_count_in_the_vote():
+    X, y = two_columns_in_noise(3000)
+    model = fitted(X[:1500], y[:1500], max_epochs="auto")
+    network = model.net_.module_
+    scale = network.pool.scale
+    assert scale[:2].min() > 3 * scale[2:].max()
+    Z = torch.from_numpy(model.preprocessor_.transform(X[1500:]))
+    scores = []
+    for network.pool.scale in (torch.ones(12), scale):
+        scores.append((network.pool(Z).argmax(1).numpy() == y[1500:]).mean())
+    # Five standard errors of a share of 1,500 rows.
+    assert scores[1] > scores[0] + 0.065
+
+
+@pytest.mark.parametrize(
+    ("params", "columns", "share"),
+    [
+        ({}, True, True),
+        ({"neighbor_weight": 0.25}, True, False),
+        ({"neighbor_weight": 0.0}, False, False),
+        ({"feature_extractor": nn.Linear(12, 8), "neighbor_weight": 0.2}, False, False),
+        ({"pool_size": 20}, False, False),
+        ({"pool_size": 21}, True, True),
+    ],
+)
+def test_the_vote_is_tuned(params, columns, share):
+    X, y = two_columns_in_noise(1000)
+    model = fitted(X, y, **params)
+    network, few = model.net_.module_, fitted(X[:700], y[:700], **params).net_.module_
+    assert (network.pool.scale != 1).any() == columns
+    untuned = 0.3 * (params.get("pool_size", 1000) / 1000) ** 0.75
+    expected = params.get("neighbor_weight", untuned)
+    assert (network.neighbor_weight != expected) == share
+    assert (few.pool.scale == 1).all()
+    # What is tuned outlives a pickle and more rows.
+    copy = pickle.loads(pickle.dumps(model))
+    assert_array_equal(copy.predict_proba(X), model.predict_proba(X))
+    model.partial_fit(X[:50], y[:50])
+    assert model.net_.module_.neighbor_weight == network.neighbor_weight
+    assert torch.equal(model.net_.module_.pool.scale, network.pool.scale)
+    # A fit of few rows that goes on from many has no use for it.
+    model.set_params(warm_start=True).fit(X[:700], y[:700])
+    assert (model.net_.module_.pool.scale == 1).all()
+
+
 def test_a_class_of_which_no_row_is_stored_stays_possible():
     X, y = blobs()
     model = fitted(X, y, support_size=1, pool_size=1, neighbor_weight=0.5)

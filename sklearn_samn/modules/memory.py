@@ -1,6 +1,7 @@
 """The memory blocks: class prototypes or stored samples that outlive a batch."""
 
 import math
+from itertools import repeat
 
 import torch
 from torch import nn
@@ -271,7 +272,9 @@ class NeighborMemory(SampleMemory):
     Attributes
     ----------
     entries : Tensor of shape (1, size, n_features)
-        The rows; the other attributes are those of :class:`SampleMemory`.
+        The rows; attributes not listed here are those of :class:`SampleMemory`.
+    scale : Tensor of shape (n_features,)
+        Factor of each column in the distances, one at first.
 
     Notes
     -----
@@ -293,8 +296,14 @@ class NeighborMemory(SampleMemory):
 
     def __init__(self, n_classes, n_features, size):
         super().__init__(n_classes, n_features, size)
+        self.register_buffer("scale", torch.ones(n_features))
 
-    def forward(self, x, n_neighbors=20):
+    def fill(self, z, labels, weight, row):
+        """Hold these rows and no others, all columns alike."""
+        super().fill(z, labels, weight, row)
+        self.scale = torch.ones_like(self.scale)
+
+    def forward(self, x, n_neighbors=20, own=None):
         """Class shares among the stored rows that are nearest.
 
         A row's weight falls from that of the nearest, exponentially with the distance,
@@ -307,6 +316,8 @@ class NeighborMemory(SampleMemory):
             Rows.
         n_neighbors : int, default=20
             How many vote, or all there are if fewer.
+        own : Tensor of shape (n_samples,) or None, default=None
+            The entry that has no vote on each row, its own; -1 for none.
 
         Returns
         -------
@@ -314,9 +325,9 @@ class NeighborMemory(SampleMemory):
             Shares that sum to one.
         """
         prior, votes = self._prior(), []
-        n_rows = at_once(VOTE_DISTANCES, x) // len(self.rows)
-        for part in x.split(max(n_rows, VOTE_BATCH)):
-            nearness, place = self.voters(part, n_neighbors)
+        size = max(at_once(VOTE_DISTANCES, x) // len(self.rows), VOTE_BATCH)
+        for part, of_part in in_parts(size, x, own):
+            nearness, place = self.voters(part, n_neighbors, of_part)
             votes.append(nearness.unsqueeze(1).bmm(self.labels[place]).squeeze(1))
         return (1 - PRIOR_SHARE) * torch.cat(votes) + PRIOR_SHARE * prior
 
@@ -331,12 +342,12 @@ class NeighborMemory(SampleMemory):
         low = PRIOR_SHARE * self._prior()
         return low, low + 1 - PRIOR_SHARE
 
-    def voters(self, x, n_neighbors=20):
+    def voters(self, x, n_neighbors=20, own=None):
         """The stored rows that vote on each row.
 
         Parameters
         ----------
-        x, n_neighbors
+        x, n_neighbors, own
             As in :meth:`forward`.
 
         Returns
@@ -346,12 +357,16 @@ class NeighborMemory(SampleMemory):
         places : Tensor of shape (n_samples, n_neighbors)
             Where the rows are stored.
         """
-        stored = self.entries[0]
-        k = min(n_neighbors, int((self.rows >= 0).sum()))
-        norms = stored.square().sum(1).masked_fill(self.rows < 0, torch.inf)
-        places = smallest(torch.addmm(norms, x, stored.T, alpha=-2), k)[1]
+        stored, squares = self.entries[0], self.scale.square()
+        k = min(n_neighbors, int((self.rows >= 0).sum()) - (own is not None))
+        norms = (stored.square() @ squares).masked_fill(self.rows < 0, torch.inf)
+        distances = torch.addmm(norms, x * squares, stored.T, alpha=-2)
+        if own is not None:
+            rows = (own >= 0).nonzero().squeeze(1)
+            distances[rows, own[rows]] = torch.inf
+        places = smallest(distances, k)[1]
         # Anew: the squares above are small differences of large numbers.
-        distances = (x.unsqueeze(1) - stored[places]).norm(dim=2)
+        distances = ((x.unsqueeze(1) - stored[places]) * self.scale).norm(dim=2)
         # Relative to the heaviest of them: all may be next to nothing.
         bias = self.bias()[places]
         nearness = _nearness(distances) * (bias - bias.amax(1, keepdim=True)).exp()
@@ -364,6 +379,13 @@ class NeighborMemory(SampleMemory):
     def _weight(self):
         """Weight of each entry, the largest being 1."""
         return (self.bias() - self.bias().max()).exp()
+
+
+def in_parts(size, x, own=None):
+    """Rows, and the own entry of each or None, so many at a time."""
+    parts = x.split(size)
+    owns = repeat(None, len(parts)) if own is None else own.split(size)
+    return zip(parts, owns, strict=True)
 
 
 def _nearness(distances):

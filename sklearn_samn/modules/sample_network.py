@@ -13,13 +13,19 @@ from .embedding import (
     at_once,
     output_width,
 )
-from .memory import NeighborMemory, SampleMemory
+from .memory import NeighborMemory, SampleMemory, in_parts
 
 # A class without any attention has this share of it.
 FLOOR = 1e-6
 # By how much more than any vote could change it a network must be sure of a class for
 # the vote to be left out: many times the rounding of the logarithms.
 SURE = 1e-3
+# Powers of the sensitivity by which the columns of the vote may count, and the shares
+# of the vote that are tried.
+SCALING_POWERS = (0, 1, 2)
+SHARES = tuple(i / 20 for i in range(11))
+# Distances at a time in the votes of others, and the fewest rows.
+OTHERS_DISTANCES, OTHERS_BATCH = 2**21, 32
 # Scores of stored rows at a time in prediction, which stay in the cache of a processor,
 # and the fewest rows that are worth a call.
 PREDICT_SCORES, PREDICT_BATCH = 2**20, 256
@@ -180,16 +186,20 @@ class SampleNetwork(nn.Module):
             self.bias.copy_(prior.log())
 
     def forward(self, x, labels=None, weight=None, row=None):
-        own = None if row is None else self.memory.own(row)
+        output = self._score(x, None if row is None else self.memory.own(row))
+        if labels is not None:
+            self.memory.write(output.embedding, labels, weight, row)
+            if len(self.pool.rows):
+                self.pool.write(x.unsqueeze(0), labels, weight, row)
+        return output
+
+    def _score(self, x, own=None):
+        """Class scores of rows that do not see their own entry of the memory."""
         h, queries = self._walk(x, own)
         z = mass = None
         if queries:
             z = torch.cat(queries, dim=2)
             h, mass = self._read(-1, h, queries[-1], own)
-        if labels is not None:
-            self.memory.write(z, labels, weight, row)
-            if len(self.pool.rows):
-                self.pool.write(x.unsqueeze(0), labels, weight, row)
         return SampleOutput(self._logits(h, mass), z)
 
     def probabilities(self, x):
@@ -222,10 +232,12 @@ class SampleNetwork(nn.Module):
             ).max(1)
         return classes, top
 
-    def _without_vote(self, x):
-        n_rows = at_once(PREDICT_SCORES, x) // max(len(self.memory.rows), 1)
-        parts = x.split(max(n_rows, PREDICT_BATCH))
-        return torch.cat([self(part).logits.softmax(2).mean(0) for part in parts])
+    def _without_vote(self, x, own=None):
+        size = at_once(PREDICT_SCORES, x) // max(len(self.memory.rows), 1)
+        parts = in_parts(max(size, PREDICT_BATCH), x, own)
+        return torch.cat(
+            [self._score(*part).logits.softmax(2).mean(0) for part in parts]
+        )
 
     def _with_vote(self, probabilities, x):
         return self._combine(probabilities, self.pool(x, self.n_neighbors)).softmax(1)
@@ -235,6 +247,60 @@ class SampleNetwork(nn.Module):
         share = self.neighbor_weight
         # The floor: a class of which no row is stored stays possible.
         return (1 - share) * probabilities.log() + share * (votes + FLOOR).log()
+
+    def scale_columns(self, x, labels, weight, row):
+        """Let each column count in the vote by a power of its :meth:`sensitivity`.
+
+        The power is 0, 1 or 2, whichever makes the votes of the others on these stored
+        rows best (cross-entropy).
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_features)
+            Stored rows.
+        labels : Tensor of shape (n_samples, n_classes)
+            Shares of the classes in them.
+        weight, row : Tensor of shape (n_samples,)
+            Their weights and numbers.
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_classes)
+            The votes of the others on them, by the scale that is chosen.
+        """
+        sensitivity, votes = self.sensitivity(x, labels), []
+        for power in SCALING_POWERS:
+            self.pool.scale = sensitivity**power
+            votes.append(self._votes_of_others(x, row))
+        best = _best([v.log() for v in votes], labels, weight)
+        self.pool.scale = sensitivity ** SCALING_POWERS[best]
+        return votes[best]
+
+    def choose_share(self, votes, x, labels, weight, row):
+        """Set ``neighbor_weight`` to what would serve these stored rows best.
+
+        That is the lowest cross-entropy with neither vote nor attention of the own row.
+        A third of the share before is added: the network has learned the labels of
+        these rows, the vote of the others has not.
+
+        Parameters
+        ----------
+        votes : Tensor of shape (n_samples, n_classes)
+            Of the others on each row.
+        x, labels, weight, row
+            As in :meth:`scale_columns`.
+        """
+        more = self.neighbor_weight / 3
+        probabilities, logs = self._without_vote(x, self.memory.find(row)), []
+        for share in SHARES:
+            self.neighbor_weight = share
+            logs.append(self._combine(probabilities, votes).log_softmax(1))
+        self.neighbor_weight = SHARES[_best(logs, labels, weight)] + more
+
+    def _votes_of_others(self, x, row):
+        size = max(at_once(OTHERS_DISTANCES, x) // len(self.pool.rows), OTHERS_BATCH)
+        parts = in_parts(size, x, self.pool.find(row))
+        return torch.cat([self.pool(x, self.n_neighbors, own) for x, own in parts])
 
     def _undecided(self, probabilities, classes):
         """Whether some vote could make another class the most probable one."""
@@ -262,6 +328,30 @@ class SampleNetwork(nn.Module):
         z, keys = self._last(self.embed(x)), self._last(self.memory.entries)
         scale, bias = self._scale(-1), self.memory.bias()
         return memory_weights(z, keys, bias, scale, **self.kernel).mean(0)
+
+    def sensitivity(self, x, labels):
+        """How much the class probabilities depend on each column.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_features)
+            Rows.
+        labels : Tensor of shape (n_samples, n_classes)
+            Shares of the classes in them.
+
+        Returns
+        -------
+        Tensor of shape (n_features,)
+            Root mean square of the derivative of a row's cross-entropy, the vote left
+            out, as a share of the largest. NaN where nothing depends on any.
+        """
+        x = x.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            log_probs = self._score(x).logits.mean(0).log_softmax(1)
+            gradients = torch.autograd.grad(-(labels * log_probs).sum(), x)[0]
+        # First by the largest: squares of very small ones are zero.
+        squares = (gradients / gradients.abs().max()).square().mean(0)
+        return (squares / squares.max()).sqrt()
 
     def stored(self):
         """The numbers of all rows that are stored, ascending."""
@@ -354,3 +444,10 @@ class SampleNetwork(nn.Module):
         if self.head != "linear":
             logits = logits + nn.functional.softplus(self.gate) * (mass + FLOOR).log()
         return logits
+
+
+def _best(log_probs, labels, weight):
+    """Which of several predictions has the highest likelihood."""
+    # A class that is not there counts nothing, be its logarithm minus infinity.
+    parts = [torch.where(labels > 0, labels * p, 0).sum(1) for p in log_probs]
+    return int((torch.stack(parts) @ weight).nan_to_num(-torch.inf).argmax())

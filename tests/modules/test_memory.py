@@ -236,6 +236,29 @@ def test_the_vote_of_three_by_hand():
     assert vote.sum().item() == pytest.approx(1)
 
 
+def test_columns_count_by_their_scale():
+    inputs = [[0, 0], [3, 4], [0, 1], [100, 0]]
+    memory = stored(inputs, [0, 1, 1, 0])
+    memory.scale = double([2, 0.5])
+    stretched = stored([[2 * a, b / 2] for a, b in inputs], [0, 1, 1, 0])
+    x = double([[1, 1], [40, 3]])
+    expected = stretched(x * memory.scale, 3)
+    torch.testing.assert_close(memory(x, 3), expected)
+    assert not torch.allclose(stored(inputs, [0, 1, 1, 0])(x, 3), expected)
+    # Rows that come in place of these have no scale yet.
+    memory.fill(double([[[1, 2]]]), torch.eye(2)[:1], torch.ones(1), torch.arange(1))
+    assert memory.scale.tolist() == [1, 1]
+
+
+def test_a_row_has_no_vote_on_itself():
+    memory = stored([[0.0], [1.0], [3.0], [7.0]], [0, 1, 0, 1])
+    x, own = double([[0.0], [1.0], [7.0]]), torch.tensor([0, -1, 3])
+    places = memory.voters(x, 2, own)[1].sort(dim=1).values
+    assert places.tolist() == [[1, 2], [0, 1], [1, 2]]
+    # All but the own, if they are fewer.
+    assert memory.voters(x[:1], 9, own[:1])[1].sort().values.tolist() == [[1, 2, 3]]
+
+
 def test_rows_far_lighter_than_others_vote_among_themselves():
     """Their share of the heaviest row of all is no number of 32 bits."""
     inputs, labels = [[0.0], [1.0], [1.0], [1.0]], [0, 0, 1, 1]

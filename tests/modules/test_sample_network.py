@@ -8,6 +8,7 @@ from torch import nn
 
 from sklearn_samn.modules import (
     MemberLinear,
+    NeighborMemory,
     PeriodicEmbedding,
     SampleMemory,
     SampleNetwork,
@@ -391,10 +392,126 @@ def test_predictions_in_parts_are_those_at_once(monkeypatch):
     monkeypatch.setattr(sample_network, "PREDICT_SCORES", 1)
     monkeypatch.setattr(sample_network, "PREDICT_BATCH", 2)
     sizes = []
-    net.register_forward_pre_hook(lambda net, inputs: sizes.append(len(inputs[0])))
+    net.queries[0].register_forward_pre_hook(
+        lambda layer, inputs: sizes.append(inputs[0].shape[1])
+    )
     torch.testing.assert_close(net.probabilities(x), expected)
     assert sizes == [2, 2, 2, 2, 2, 1]
     assert torch.equal(net.most_probable(x)[0], classes)
+
+
+def pooled(n_rows=12, **params):
+    """A network with rows in memory and pool, and the arguments for tuning its vote."""
+    net = network(neighbor_weight=0.3, n_neighbors=3, **params).eval()
+    net.requires_grad_(False)
+    x, row = double(n_rows, 4, seed=7), torch.arange(n_rows)
+    labels = torch.eye(3).double()[row % 3]
+    # Equal rows of several classes, stored as one.
+    labels[4] = torch.tensor([0.5, 0.25, 0.25])
+    weight = torch.arange(1, n_rows + 1).double()
+    net.memory.fill(net.embed(x), labels, weight, row)
+    net.pool.fill(x.unsqueeze(0), labels, weight, row)
+    return net, {"x": x, "labels": labels, "weight": weight, "row": row}
+
+
+@pytest.mark.parametrize("n_members", [1, 2])
+def test_sensitivity_by_differences(n_members):
+    net, stored = pooled(n_members=n_members, n_attention_blocks=1)
+    # Not the stored rows themselves: attention has a kink there.
+    x, labels = double(12, 4, seed=3), stored["labels"]
+
+    def losses(x):
+        log_probs = net(x).logits.mean(0).log_softmax(1)
+        return -(labels * log_probs).sum(1)
+
+    steps = 1e-6 * torch.eye(4).double()
+    slopes = torch.stack([(losses(x + h) - losses(x - h)) / 2e-6 for h in steps])
+    expected = slopes.square().mean(1).sqrt()
+    torch.testing.assert_close(
+        net.sensitivity(x, labels), expected / expected.max(), rtol=1e-6, atol=0
+    )
+
+
+def votes_without(net, stored, place, scale):
+    """The vote of the other rows on one of them, by a pool that lacks it."""
+    others = stored["row"] != place
+    alone = NeighborMemory(3, 4, 0).double()
+    tables = (stored[name][others] for name in ("labels", "weight", "row"))
+    alone.fill((stored["x"] * scale)[others].unsqueeze(0), *tables)
+    vote = alone((stored["x"][place] * scale).unsqueeze(0), 3)[0]
+    # The prior is that of all rows.
+    share = stored["weight"] / stored["weight"].sum()
+    prior = share @ stored["labels"]
+    kept = stored["weight"] * others / (stored["weight"] * others).sum()
+    return vote + 0.05 * (prior - kept @ stored["labels"])
+
+
+def cross_entropy(probabilities, stored):
+    losses = -(stored["labels"] * probabilities.log()).sum(1)
+    return (stored["weight"] * losses).sum().item()
+
+
+def relabel(net, stored, seed):
+    """Which power and which share are best depends on the labels."""
+    order = np.random.default_rng(seed).permutation(len(stored["labels"]))
+    stored["labels"] = stored["labels"][torch.from_numpy(order)]
+    net.memory.labels = net.pool.labels = stored["labels"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_columns_count_as_serves_the_votes_of_others(seed):
+    net, stored = pooled()
+    relabel(net, stored, seed)
+    sensitivity = net.sensitivity(stored["x"], stored["labels"])
+    votes = {
+        power: torch.stack(
+            [votes_without(net, stored, i, sensitivity**power) for i in range(12)]
+        )
+        for power in (0, 1, 2)
+    }
+    best = min(votes, key=lambda power: cross_entropy(votes[power], stored))
+    torch.testing.assert_close(net.scale_columns(**stored), votes[best])
+    torch.testing.assert_close(net.pool.scale, sensitivity**best)
+
+
+def test_a_network_that_depends_on_nothing_leaves_the_columns_alike():
+    net, stored = pooled()
+    for parameter in net.extract.parameters():
+        parameter.zero_()
+    votes = net.scale_columns(**stored)
+    assert net.pool.scale.tolist() == [1, 1, 1, 1]
+    assert votes.isfinite().all()
+
+
+def test_an_impossible_class_costs_nothing_where_it_is_not():
+    log_probs = torch.tensor([[[-1.0, -2.0]], [[-0.5, -torch.inf]], [[torch.nan, 0]]])
+    for labels, best in (([1.0, 0.0], 1), ([0.5, 0.5], 0)):
+        found = sample_network._best(log_probs, torch.tensor([labels]), torch.ones(1))
+        assert found == best
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_share_that_serves_the_rows_without_their_own(seed):
+    net, stored = pooled()
+    relabel(net, stored, seed)
+    columns = torch.ones(4)
+    votes = torch.stack([votes_without(net, stored, i, columns) for i in range(12)])
+    probabilities = []
+    for place in range(12):
+        alone, others = pooled()[0], stored["row"] != place
+        tables = (stored[name][others] for name in ("labels", "weight", "row"))
+        alone.memory.fill(net.memory.entries[:, others], *tables)
+        logits = alone(stored["x"][place : place + 1]).logits
+        probabilities.append(logits[0, 0].softmax(0))
+    probabilities = torch.stack(probabilities)
+
+    def loss(share):
+        mixed = probabilities ** (1 - share) * (votes + 1e-6) ** share
+        return cross_entropy(mixed / mixed.sum(1, keepdim=True), stored)
+
+    best = min(np.arange(11) / 20, key=loss)
+    net.choose_share(votes, **stored)
+    assert net.neighbor_weight == pytest.approx(best + 0.1)
 
 
 def test_what_is_stored_by_its_number():
