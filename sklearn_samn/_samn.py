@@ -43,6 +43,8 @@ TINY = 1e-30
 MAX_LOOKING = 1024
 # Training rows from which on the vote is tuned, and by how many of them.
 MIN_TUNED_ROWS, MAX_TUNING = 800, 512
+# Of pool_size="auto": the most rows, and as many where the vote's share is above this.
+MIN_POOL, MAX_POOL, MUCH = 8192, 32_768, 0.3
 # Rows below which n_attention_blocks="auto" is 1, not 0.
 MAX_BLOCK_ROWS = 2_000
 
@@ -131,12 +133,12 @@ class SAMNClassifier(BaseNeuralClassifier):
         stored samples and ``head="both"``.
     n_neighbors : int, at least 1, default=20
         Rows that vote, the nearer the more.
-    pool_size : int, at least 1, or None, default=8192
+    pool_size : "auto", int, at least 1, or None, default="auto"
         Training rows among which the neighbours are looked for, kept as the
-        preprocessing leaves them; None is all. Chosen as the support is. Time and
-        memory of a prediction, and the size of a pickle, grow with it and with
-        ``support_size``; ``predict`` asks for the vote only where it can change the
-        class. Only used where neighbours vote.
+        preprocessing leaves them. None is all; "auto" is 8,192 at most, 32,768 where w
+        is above 0.3. Chosen as the support is. Time and memory of a prediction, and the
+        size of a pickle, grow with it and with ``support_size``; ``predict`` asks for
+        the vote only where it can change the class. Only used where neighbours vote.
     memory_gate : "learned" or float in (0, 1], default=0.05
         Share g of the batch in the gated update M_t = (1 - g) M_(t-1) + g P_t of the
         prototypes. "learned" is the paper's recurrent gate, a sigmoid layer; a number
@@ -344,7 +346,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         n_members=1,
         neighbor_weight="auto",
         n_neighbors=20,
-        pool_size=8192,
+        pool_size="auto",
         memory_gate=0.05,
         head="both",
         loss="softmax",
@@ -451,7 +453,11 @@ class SAMNClassifier(BaseNeuralClassifier):
         "n_members": [Interval(Integral, 1, None, closed="left")],
         "neighbor_weight": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
-        "pool_size": [Interval(Integral, 1, None, closed="left"), None],
+        "pool_size": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+            None,
+        ],
         "memory_gate": [StrOptions({"learned"}), Interval(Real, 0, 1, closed="right")],
         "head": [StrOptions({"both", "distance", "kernel", "linear"})],
         "loss": [StrOptions({"softmax", "squared_hinge"})],
@@ -509,9 +515,7 @@ class SAMNClassifier(BaseNeuralClassifier):
             return self._module_args["neighbor_weight"] if goes_on else 0.0
         if self.feature_extractor is not None:
             return 0.0
-        pooled = min(self.pool_size or n_rows, n_rows)
-        # Of few of the rows that the network has learned from, the nearest are far.
-        return 0.3 * (pooled / n_rows) ** 0.75
+        return _untuned_share(self._pool_sizes(n_rows)[0], n_rows)
 
     def _n_entries(self, n_rows):
         wanted = self.memory_size
@@ -529,7 +533,15 @@ class SAMNClassifier(BaseNeuralClassifier):
 
     def _n_pooled(self):
         """Rows of the pool that partial_fit writes to."""
-        return max(self.pool_size or MAX_SUPPORT, self._so_far("pool_size"))
+        wanted = MIN_POOL if self.pool_size in ("auto", None) else self.pool_size
+        return max(wanted, self._so_far("pool_size"))
+
+    def _pool_sizes(self, n_rows):
+        """Rows that vote, and how many if that vote counts for much."""
+        sizes = MIN_POOL, MAX_POOL
+        if self.pool_size != "auto":
+            sizes = [self.pool_size or n_rows]
+        return sorted({min(size, n_rows) for size in sizes})
 
     def _so_far(self, name):
         """A size of the network there is already; 0 without one."""
@@ -691,10 +703,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         rows = np.unique(numbers.cpu().numpy(), return_index=True)[1]
         n_rows, importance, classes = len(rows), None, None
         n_support = self._n_support(n_rows)
-        n_pooled = 0
-        if module.neighbor_weight:
-            n_pooled = min(self.pool_size or n_rows, n_rows)
-        if n_support < n_rows or 0 < n_pooled < n_rows:
+        pool_sizes = self._pool_sizes(n_rows) if module.neighbor_weight else []
+        if min([n_support, *pool_sizes]) < n_rows:
             rows, moves, classes = self._moves(module, dataset, rng.permutation(rows))
             # Half is the same for all, so that no region is left empty.
             importance = moves + moves.mean() + TINY
@@ -714,10 +724,14 @@ class SAMNClassifier(BaseNeuralClassifier):
         # Once for each read: what is stored for it depends on the reads before.
         for _ in module.queries:
             self._store(module, dataset, *support)
-        if n_pooled:
+        for n_pooled in pool_sizes:
             self._store_as_they_came(module, dataset, *draw(n_pooled))
             if n_rows >= MIN_TUNED_ROWS and n_pooled > self.n_neighbors:
-                self._tune_vote(module, dataset, rng.permutation(rows)[:MAX_TUNING])
+                looking = rng.permutation(rows)[:MAX_TUNING]
+                more = _untuned_share(n_pooled, n_rows) / 3
+                self._tune_vote(module, dataset, looking, more)
+            if module.neighbor_weight <= MUCH:
+                break
 
     def _n_support(self, n_rows):
         """Rows of the support, the fewest where there are as many as needed."""
@@ -749,7 +763,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         rows = stored["x"].unsqueeze(0)
         module.pool.fill(rows, stored["labels"], weight, stored["row"])
 
-    def _tune_vote(self, module, dataset, rows):
+    def _tune_vote(self, module, dataset, rows, more):
         """Choose by these rows how columns count in the vote, and how much it does."""
         if self.feature_extractor is not None:
             # It may be no function with a gradient.
@@ -757,7 +771,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         inputs = dataset[torch.from_numpy(rows)][0]
         votes = module.scale_columns(**inputs)
         if self.neighbor_weight == "auto":
-            module.choose_share(votes, **inputs)
+            module.choose_share(votes, more=more, **inputs)
 
     def _moves(self, module, dataset, rows):
         """The rows, class by class, how much each moves attention, and their classes.
@@ -1069,6 +1083,11 @@ class SAMNClassifier(BaseNeuralClassifier):
                 **{name: values.ravel() for name, values in columns.items()},
             }
         )
+
+
+def _untuned_share(n_pooled, n_rows):
+    # Of few of the rows that the network has learned from, the nearest are far.
+    return 0.3 * (n_pooled / n_rows) ** 0.75
 
 
 def looking_batch(entries):

@@ -268,6 +268,24 @@ def test_the_vote_is_tuned(params, columns, share):
     assert (model.net_.module_.pool.scale == 1).all()
 
 
+@pytest.mark.parametrize(
+    ("share", "size", "n_pooled"),
+    [
+        ("auto", "auto", 900),
+        (0.2, "auto", 500),
+        (0.4, "auto", 900),
+        (0.4, 300, 300),
+        (0.2, None, 1000),
+    ],
+)
+def test_more_rows_vote_where_their_vote_counts(share, size, n_pooled, monkeypatch):
+    monkeypatch.setattr("sklearn_samn._samn.MIN_POOL", 500)
+    monkeypatch.setattr("sklearn_samn._samn.MAX_POOL", 900)
+    X, y = two_columns_in_noise(1000)
+    model = fitted(X, y, neighbor_weight=share, pool_size=size)
+    assert len(model.pool_) == n_pooled
+
+
 def test_a_class_of_which_no_row_is_stored_stays_possible():
     X, y = blobs()
     model = fitted(X, y, support_size=1, pool_size=1, neighbor_weight=0.5)

@@ -276,12 +276,11 @@ class SampleNetwork(nn.Module):
         self.pool.scale = sensitivity ** SCALING_POWERS[best]
         return votes[best]
 
-    def choose_share(self, votes, x, labels, weight, row):
+    def choose_share(self, votes, x, labels, weight, row, *, more=0.1):
         """Set ``neighbor_weight`` to what would serve these stored rows best.
 
-        That is the lowest cross-entropy with neither vote nor attention of the own row.
-        A third of the share before is added: the network has learned the labels of
-        these rows, the vote of the others has not.
+        That is the lowest cross-entropy with neither vote nor attention of the own row,
+        and something more.
 
         Parameters
         ----------
@@ -289,8 +288,10 @@ class SampleNetwork(nn.Module):
             Of the others on each row.
         x, labels, weight, row
             As in :meth:`scale_columns`.
+        more : float in [0, 0.5), default=0.1
+            Added to the best share: the network has learned the labels of these rows,
+            the vote of the others has not.
         """
-        more = self.neighbor_weight / 3
         probabilities, logs = self._without_vote(x, self.memory.find(row)), []
         for share in SHARES:
             self.neighbor_weight = share
