@@ -727,7 +727,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         for n_pooled in pool_sizes:
             self._store_as_they_came(module, dataset, *draw(n_pooled))
             if n_rows >= MIN_TUNED_ROWS and n_pooled > self.n_neighbors:
-                looking = rng.permutation(rows)[:MAX_TUNING]
+                looking = rng.permutation(len(dataset))[:MAX_TUNING]
                 more = _untuned_share(n_pooled, n_rows) / 3
                 self._tune_vote(module, dataset, looking, more)
             if module.neighbor_weight <= MUCH:
@@ -768,10 +768,18 @@ class SAMNClassifier(BaseNeuralClassifier):
         if self.feature_extractor is not None:
             # It may be no function with a gradient.
             return
-        inputs = dataset[torch.from_numpy(rows)][0]
-        votes = module.scale_columns(**inputs)
+        inputs, target = dataset[torch.from_numpy(rows)]
+        weight = target.get("weight", torch.ones_like(inputs["weight"]))
+        stored = {
+            "x": inputs["x"],
+            "labels": torch.eye(len(self.classes_)).to(weight)[target["y"]],
+            "weight": weight,
+            "row": inputs["row"],
+            "share": weight / inputs["weight"],
+        }
+        votes = module.scale_columns(**stored)
         if self.neighbor_weight == "auto":
-            module.choose_share(votes, more=more, **inputs)
+            module.choose_share(votes, **stored, more=more)
 
     def _moves(self, module, dataset, rows):
         """The rows, class by class, how much each moves attention, and their classes.

@@ -1,7 +1,6 @@
 """The memory blocks: class prototypes or stored samples that outlive a batch."""
 
 import math
-from itertools import repeat
 
 import torch
 from torch import nn
@@ -15,6 +14,9 @@ BANDWIDTH, PRIOR_SHARE = 0.15, 0.05
 # Distances at a time in a vote, which stay in the cache of a processor, and the fewest
 # rows that are worth a call.
 VOTE_DISTANCES, VOTE_BATCH = 2**20, 256
+# The same where each row is left out, and the share of an entry from which on a row is
+# all of it.
+OTHERS_DISTANCES, OTHERS_BATCH, ALONE = 2**21, 32, 0.999
 
 
 class PrototypeMemory(nn.Module):
@@ -303,7 +305,7 @@ class NeighborMemory(SampleMemory):
         super().fill(z, labels, weight, row)
         self.scale = torch.ones_like(self.scale)
 
-    def forward(self, x, n_neighbors=20, own=None):
+    def forward(self, x, n_neighbors=20):
         """Class shares among the stored rows that are nearest.
 
         A row's weight falls from that of the nearest, exponentially with the distance,
@@ -316,20 +318,57 @@ class NeighborMemory(SampleMemory):
             Rows.
         n_neighbors : int, default=20
             How many vote, or all there are if fewer.
-        own : Tensor of shape (n_samples,) or None, default=None
-            The entry that has no vote on each row, its own; -1 for none.
 
         Returns
         -------
         Tensor of shape (n_samples, n_classes)
             Shares that sum to one.
         """
-        prior, votes = self._prior(), []
         size = max(at_once(VOTE_DISTANCES, x) // len(self.rows), VOTE_BATCH)
-        for part, of_part in in_parts(size, x, own):
-            nearness, place = self.voters(part, n_neighbors, of_part)
-            votes.append(nearness.unsqueeze(1).bmm(self.labels[place]).squeeze(1))
-        return (1 - PRIOR_SHARE) * torch.cat(votes) + PRIOR_SHARE * prior
+        parts = (self.voters(part, n_neighbors) for part in x.split(size))
+        return self._with_prior(torch.cat([self._count(*part) for part in parts]))
+
+    def leave_one_out(self, x, labels, row, share, n_neighbors=20):
+        """The votes that there were on stored rows, had each not been stored.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_features)
+            Rows.
+        labels : Tensor of shape (n_samples, n_classes)
+            One for the class of each.
+        row : Tensor of shape (n_samples,)
+            The number by which each is stored.
+        share : Tensor of shape (n_samples,)
+            Its share in the weight of that entry: one, or less where equal rows are
+            stored as one.
+        n_neighbors : int, default=20
+            How many vote.
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_classes)
+            Shares that sum to one.
+        """
+        size = max(at_once(OTHERS_DISTANCES, x) // len(self.rows), OTHERS_BATCH)
+        own, votes = self.find(row), []
+        for part in zip(*(a.split(size) for a in (x, labels, own, share)), strict=True):
+            votes.append(self._count_others(*part, n_neighbors))
+        return self._with_prior(torch.cat(votes))
+
+    def _count_others(self, x, labels, own, share, n_neighbors):
+        hidden = torch.where(share < ALONE, -1, own)
+        nearness, places = self.voters(x, n_neighbors, hidden)
+        # Of an entry of several rows the others still vote.
+        less = (nearness * (places == own.unsqueeze(1))).sum(1) * share
+        rest = self._count(nearness, places) - less.unsqueeze(1) * labels
+        return rest.clamp_min(0) / rest.clamp_min(0).sum(1, keepdim=True)
+
+    def _count(self, shares, places):
+        return shares.unsqueeze(1).bmm(self.labels[places]).squeeze(1)
+
+    def _with_prior(self, votes):
+        return (1 - PRIOR_SHARE) * votes + PRIOR_SHARE * self._prior()
 
     def bounds(self):
         """The lowest and the highest share that a class can have in a vote.
@@ -347,8 +386,10 @@ class NeighborMemory(SampleMemory):
 
         Parameters
         ----------
-        x, n_neighbors, own
+        x, n_neighbors
             As in :meth:`forward`.
+        own : Tensor of shape (n_samples,) or None, default=None
+            The entry that has no vote on each row; -1 for none.
 
         Returns
         -------
@@ -379,13 +420,6 @@ class NeighborMemory(SampleMemory):
     def _weight(self):
         """Weight of each entry, the largest being 1."""
         return (self.bias() - self.bias().max()).exp()
-
-
-def in_parts(size, x, own=None):
-    """Rows, and the own entry of each or None, so many at a time."""
-    parts = x.split(size)
-    owns = repeat(None, len(parts)) if own is None else own.split(size)
-    return zip(parts, owns, strict=True)
 
 
 def _nearness(distances):

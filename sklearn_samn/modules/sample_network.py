@@ -1,5 +1,6 @@
 """SAMN with stored samples as its memory, several networks side by side."""
 
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from .embedding import (
     at_once,
     output_width,
 )
-from .memory import NeighborMemory, SampleMemory, in_parts
+from .memory import ALONE, NeighborMemory, SampleMemory
 
 # A class without any attention has this share of it.
 FLOOR = 1e-6
@@ -24,8 +25,6 @@ SURE = 1e-3
 # of the vote that are tried.
 SCALING_POWERS = (0, 1, 2)
 SHARES = tuple(i / 20 for i in range(11))
-# Distances at a time in the votes of others, and the fewest rows.
-OTHERS_DISTANCES, OTHERS_BATCH = 2**21, 32
 # Scores of stored rows at a time in prediction, which stay in the cache of a processor,
 # and the fewest rows that are worth a call.
 PREDICT_SCORES, PREDICT_BATCH = 2**20, 256
@@ -234,10 +233,10 @@ class SampleNetwork(nn.Module):
 
     def _without_vote(self, x, own=None):
         size = at_once(PREDICT_SCORES, x) // max(len(self.memory.rows), 1)
-        parts = in_parts(max(size, PREDICT_BATCH), x, own)
-        return torch.cat(
-            [self._score(*part).logits.softmax(2).mean(0) for part in parts]
-        )
+        size = max(size, PREDICT_BATCH)
+        owns = repeat(None) if own is None else own.split(size)
+        outputs = map(self._score, x.split(size), owns)
+        return torch.cat([output.logits.softmax(2).mean(0) for output in outputs])
 
     def _with_vote(self, probabilities, x):
         return self._combine(probabilities, self.pool(x, self.n_neighbors)).softmax(1)
@@ -248,7 +247,7 @@ class SampleNetwork(nn.Module):
         # The floor: a class of which no row is stored stays possible.
         return (1 - share) * probabilities.log() + share * (votes + FLOOR).log()
 
-    def scale_columns(self, x, labels, weight, row):
+    def scale_columns(self, x, labels, weight, row, share):
         """Let each column count in the vote by a power of its :meth:`sensitivity`.
 
         The power is 0, 1 or 2, whichever makes the votes of the others on these stored
@@ -259,9 +258,10 @@ class SampleNetwork(nn.Module):
         x : Tensor of shape (n_samples, n_features)
             Stored rows.
         labels : Tensor of shape (n_samples, n_classes)
-            Shares of the classes in them.
-        weight, row : Tensor of shape (n_samples,)
-            Their weights and numbers.
+            One for the class of each.
+        weight, row, share : Tensor of shape (n_samples,)
+            Their weights; the number by which each is stored, and its share in that
+            entry, see :meth:`NeighborMemory.leave_one_out`.
 
         Returns
         -------
@@ -271,37 +271,35 @@ class SampleNetwork(nn.Module):
         sensitivity, votes = self.sensitivity(x, labels), []
         for power in SCALING_POWERS:
             self.pool.scale = sensitivity**power
-            votes.append(self._votes_of_others(x, row))
+            votes.append(
+                self.pool.leave_one_out(x, labels, row, share, self.n_neighbors)
+            )
         best = _best([v.log() for v in votes], labels, weight)
         self.pool.scale = sensitivity ** SCALING_POWERS[best]
         return votes[best]
 
-    def choose_share(self, votes, x, labels, weight, row, *, more=0.1):
+    def choose_share(self, votes, x, labels, weight, row, share, *, more=0.1):
         """Set ``neighbor_weight`` to what would serve these stored rows best.
 
-        That is the lowest cross-entropy with neither vote nor attention of the own row,
-        and something more.
+        That is the lowest cross-entropy with neither vote nor attention of the row
+        itself, and something more.
 
         Parameters
         ----------
         votes : Tensor of shape (n_samples, n_classes)
             Of the others on each row.
-        x, labels, weight, row
+        x, labels, weight, row, share
             As in :meth:`scale_columns`.
         more : float in [0, 0.5), default=0.1
             Added to the best share: the network has learned the labels of these rows,
             the vote of the others has not.
         """
-        probabilities, logs = self._without_vote(x, self.memory.find(row)), []
-        for share in SHARES:
-            self.neighbor_weight = share
+        own = torch.where(share < ALONE, -1, self.memory.find(row))
+        probabilities, logs = self._without_vote(x, own), []
+        for w in SHARES:
+            self.neighbor_weight = w
             logs.append(self._combine(probabilities, votes).log_softmax(1))
         self.neighbor_weight = SHARES[_best(logs, labels, weight)] + more
-
-    def _votes_of_others(self, x, row):
-        size = max(at_once(OTHERS_DISTANCES, x) // len(self.pool.rows), OTHERS_BATCH)
-        parts = in_parts(size, x, self.pool.find(row))
-        return torch.cat([self.pool(x, self.n_neighbors, own) for x, own in parts])
 
     def _undecided(self, probabilities, classes):
         """Whether some vote could make another class the most probable one."""
@@ -338,7 +336,7 @@ class SampleNetwork(nn.Module):
         x : Tensor of shape (n_samples, n_features)
             Rows.
         labels : Tensor of shape (n_samples, n_classes)
-            Shares of the classes in them.
+            One for the class of each.
 
         Returns
         -------

@@ -400,25 +400,43 @@ def test_predictions_in_parts_are_those_at_once(monkeypatch):
     assert torch.equal(net.most_probable(x)[0], classes)
 
 
-def pooled(n_rows=12, **params):
+def entries_of(stored, rows):
+    """What is stored of some of the rows: equal rows as one entry."""
+    numbers, place = stored["row"][rows].unique(return_inverse=True)
+    mass = torch.zeros(len(numbers), 3).double()
+    mass.index_add_(0, place, (stored["labels"] * stored["weight"].unsqueeze(1))[rows])
+    first = [int((stored["row"] == number).nonzero()[0]) for number in numbers]
+    weight = mass.sum(1)
+    return stored["x"][first], mass / weight.unsqueeze(1), weight, numbers
+
+
+def pooled(seed=0, **params):
     """A network with rows in memory and pool, and the arguments for tuning its vote."""
     net = network(neighbor_weight=0.3, n_neighbors=3, **params).eval()
     net.requires_grad_(False)
-    x, row = double(n_rows, 4, seed=7), torch.arange(n_rows)
-    labels = torch.eye(3).double()[row % 3]
-    # Equal rows of several classes, stored as one.
-    labels[4] = torch.tensor([0.5, 0.25, 0.25])
-    weight = torch.arange(1, n_rows + 1).double()
-    net.memory.fill(net.embed(x), labels, weight, row)
-    net.pool.fill(x.unsqueeze(0), labels, weight, row)
-    return net, {"x": x, "labels": labels, "weight": weight, "row": row}
+    # Fourteen rows, of which three are equal.
+    row = torch.tensor([*range(12), 4, 4])
+    weight = torch.arange(1, 15).double()
+    # Which power and which share are best depends on the labels.
+    y = np.random.default_rng(seed).permutation(14) % 3
+    stored = {
+        "x": double(12, 4, seed=7)[row],
+        "labels": torch.eye(3).double()[torch.from_numpy(y)],
+        "weight": weight,
+        "row": row,
+        "share": weight / torch.zeros(12).double().index_add_(0, row, weight)[row],
+    }
+    x, *tables = entries_of(stored, torch.arange(14))
+    net.memory.fill(net.embed(x), *tables)
+    net.pool.fill(x.unsqueeze(0), *tables)
+    return net, stored
 
 
 @pytest.mark.parametrize("n_members", [1, 2])
 def test_sensitivity_by_differences(n_members):
     net, stored = pooled(n_members=n_members, n_attention_blocks=1)
     # Not the stored rows themselves: attention has a kink there.
-    x, labels = double(12, 4, seed=3), stored["labels"]
+    x, labels = double(14, 4, seed=3), stored["labels"]
 
     def losses(x):
         log_probs = net(x).logits.mean(0).log_softmax(1)
@@ -432,18 +450,19 @@ def test_sensitivity_by_differences(n_members):
     )
 
 
-def votes_without(net, stored, place, scale):
-    """The vote of the other rows on one of them, by a pool that lacks it."""
-    others = stored["row"] != place
-    alone = NeighborMemory(3, 4, 0).double()
-    tables = (stored[name][others] for name in ("labels", "weight", "row"))
-    alone.fill((stored["x"] * scale)[others].unsqueeze(0), *tables)
-    vote = alone((stored["x"][place] * scale).unsqueeze(0), 3)[0]
-    # The prior is that of all rows.
-    share = stored["weight"] / stored["weight"].sum()
-    prior = share @ stored["labels"]
-    kept = stored["weight"] * others / (stored["weight"] * others).sum()
-    return vote + 0.05 * (prior - kept @ stored["labels"])
+def votes_of_others(net, stored, scale):
+    """The votes on each row, by pools that lack it."""
+    prior = stored["weight"] @ stored["labels"] / stored["weight"].sum()
+    votes = []
+    for place in range(14):
+        others = torch.arange(14) != place
+        x, labels, weight, numbers = entries_of(stored, others)
+        alone = NeighborMemory(3, 4, 0).double()
+        alone.fill((x * scale).unsqueeze(0), labels, weight, numbers)
+        vote = alone((stored["x"][place] * scale).unsqueeze(0), 3)[0]
+        # The prior is that of all rows.
+        votes.append(vote + 0.05 * (prior - weight @ labels / weight.sum()))
+    return torch.stack(votes)
 
 
 def cross_entropy(probabilities, stored):
@@ -451,24 +470,11 @@ def cross_entropy(probabilities, stored):
     return (stored["weight"] * losses).sum().item()
 
 
-def relabel(net, stored, seed):
-    """Which power and which share are best depends on the labels."""
-    order = np.random.default_rng(seed).permutation(len(stored["labels"]))
-    stored["labels"] = stored["labels"][torch.from_numpy(order)]
-    net.memory.labels = net.pool.labels = stored["labels"]
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_columns_count_as_serves_the_votes_of_others(seed):
-    net, stored = pooled()
-    relabel(net, stored, seed)
+    net, stored = pooled(seed)
     sensitivity = net.sensitivity(stored["x"], stored["labels"])
-    votes = {
-        power: torch.stack(
-            [votes_without(net, stored, i, sensitivity**power) for i in range(12)]
-        )
-        for power in (0, 1, 2)
-    }
+    votes = {p: votes_of_others(net, stored, sensitivity**p) for p in (0, 1, 2)}
     best = min(votes, key=lambda power: cross_entropy(votes[power], stored))
     torch.testing.assert_close(net.scale_columns(**stored), votes[best])
     torch.testing.assert_close(net.pool.scale, sensitivity**best)
@@ -492,15 +498,20 @@ def test_an_impossible_class_costs_nothing_where_it_is_not():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_share_that_serves_the_rows_without_their_own(seed):
-    net, stored = pooled()
-    relabel(net, stored, seed)
-    columns = torch.ones(4)
-    votes = torch.stack([votes_without(net, stored, i, columns) for i in range(12)])
+    net, stored = pooled(seed)
+    votes = votes_of_others(net, stored, torch.ones(4))
     probabilities = []
-    for place in range(12):
-        alone, others = pooled()[0], stored["row"] != place
-        tables = (stored[name][others] for name in ("labels", "weight", "row"))
-        alone.memory.fill(net.memory.entries[:, others], *tables)
+    for place, row in enumerate(stored["row"]):
+        alone = pooled(seed)[0]
+        if row != 4:
+            kept = torch.arange(12) != row
+            tables = (
+                alone.memory.labels,
+                alone.memory.log_weight.exp(),
+                torch.arange(12),
+            )
+            entries = alone.memory.entries[:, kept]
+            alone.memory.fill(entries, *(table[kept] for table in tables))
         logits = alone(stored["x"][place : place + 1]).logits
         probabilities.append(logits[0, 0].softmax(0))
     probabilities = torch.stack(probabilities)
