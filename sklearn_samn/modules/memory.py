@@ -14,9 +14,11 @@ BANDWIDTH, PRIOR_SHARE = 0.15, 0.05
 # Distances at a time in a vote, which stay in the cache of a processor, and the fewest
 # rows that are worth a call.
 VOTE_DISTANCES, VOTE_BATCH = 2**20, 256
-# The same where each row is left out, and the share of an entry from which on a row is
-# all of it.
-OTHERS_DISTANCES, OTHERS_BATCH, ALONE = 2**21, 32, 0.999
+# Entries whose norms are taken at a time.
+NORMS = 1024
+# The same where each row is left out, fewer, for the peak of memory in a fit; and the
+# share of an entry from which on a row is all of it.
+OTHERS_DISTANCES, OTHERS_BATCH, ALONE = 2**17, 16, 0.999
 
 
 class PrototypeMemory(nn.Module):
@@ -400,7 +402,9 @@ class NeighborMemory(SampleMemory):
         """
         stored, squares = self.entries[0], self.scale.square()
         k = min(n_neighbors, int((self.rows >= 0).sum()) - (own is not None))
-        norms = (stored.square() @ squares).masked_fill(self.rows < 0, torch.inf)
+        # In parts: not a second matrix as large as the memory.
+        norms = torch.cat([part.square() @ squares for part in stored.split(NORMS)])
+        norms = norms.masked_fill(self.rows < 0, torch.inf)
         distances = torch.addmm(norms, x * squares, stored.T, alpha=-2)
         if own is not None:
             rows = (own >= 0).nonzero().squeeze(1)

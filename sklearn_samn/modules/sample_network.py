@@ -1,6 +1,5 @@
 """SAMN with stored samples as its memory, several networks side by side."""
 
-from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -28,6 +27,8 @@ SHARES = tuple(i / 20 for i in range(11))
 # Scores of stored rows at a time in prediction, which stay in the cache of a processor,
 # and the fewest rows that are worth a call.
 PREDICT_SCORES, PREDICT_BATCH = 2**20, 256
+# The same where the vote is tuned, fewer, for the peak of memory in a fit.
+TUNING_SCORES, TUNING_BATCH = 2**17, 16
 
 
 class SampleOutput(NamedTuple):
@@ -231,12 +232,13 @@ class SampleNetwork(nn.Module):
             ).max(1)
         return classes, top
 
-    def _without_vote(self, x, own=None):
-        size = at_once(PREDICT_SCORES, x) // max(len(self.memory.rows), 1)
-        size = max(size, PREDICT_BATCH)
-        owns = repeat(None) if own is None else own.split(size)
-        outputs = map(self._score, x.split(size), owns)
-        return torch.cat([output.logits.softmax(2).mean(0) for output in outputs])
+    def _without_vote(self, x):
+        n_rows = at_once(PREDICT_SCORES, x) // max(len(self.memory.rows), 1)
+        parts = x.split(max(n_rows, PREDICT_BATCH))
+        return torch.cat([self._mean_of_members(part) for part in parts])
+
+    def _mean_of_members(self, x, own=None):
+        return self._score(x, own).logits.softmax(2).mean(0)
 
     def _with_vote(self, probabilities, x):
         return self._combine(probabilities, self.pool(x, self.n_neighbors)).softmax(1)
@@ -295,11 +297,18 @@ class SampleNetwork(nn.Module):
             the vote of the others has not.
         """
         own = torch.where(share < ALONE, -1, self.memory.find(row))
-        probabilities, logs = self._without_vote(x, own), []
+        parts = self._tuning_parts(x, own)
+        probabilities = torch.cat([self._mean_of_members(*part) for part in parts])
+        logs = []
         for w in SHARES:
             self.neighbor_weight = w
             logs.append(self._combine(probabilities, votes).log_softmax(1))
         self.neighbor_weight = SHARES[_best(logs, labels, weight)] + more
+
+    def _tuning_parts(self, *tensors):
+        n_rows = at_once(TUNING_SCORES, tensors[0]) // max(len(self.memory.rows), 1)
+        size = max(n_rows, TUNING_BATCH)
+        return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
     def _undecided(self, probabilities, classes):
         """Whether some vote could make another class the most probable one."""
@@ -344,13 +353,17 @@ class SampleNetwork(nn.Module):
             Root mean square of the derivative of a row's cross-entropy, the vote left
             out, as a share of the largest. NaN where nothing depends on any.
         """
-        x = x.detach().clone().requires_grad_()
-        with torch.enable_grad():
-            log_probs = self._score(x).logits.mean(0).log_softmax(1)
-            gradients = torch.autograd.grad(-(labels * log_probs).sum(), x)[0]
+        parts = self._tuning_parts(x, labels)
+        gradients = torch.cat([self._gradients(*part) for part in parts])
         # First by the largest: squares of very small ones are zero.
         squares = (gradients / gradients.abs().max()).square().mean(0)
         return (squares / squares.max()).sqrt()
+
+    @torch.enable_grad()
+    def _gradients(self, x, labels):
+        x = x.detach().requires_grad_()
+        log_probs = self._score(x).logits.mean(0).log_softmax(1)
+        return torch.autograd.grad((labels * log_probs).sum(), x)[0]
 
     def stored(self):
         """The numbers of all rows that are stored, ascending."""
