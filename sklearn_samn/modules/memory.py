@@ -13,7 +13,7 @@ from .embedding import at_once
 BANDWIDTH, PRIOR_SHARE = 0.15, 0.05
 # Distances at a time in a vote, which stay in the cache of a processor, and the fewest
 # rows that are worth a call.
-VOTE_DISTANCES, VOTE_BATCH = 2**20, 256
+VOTE_DISTANCES, VOTE_BATCH = 2**19, 64
 # Entries whose norms are taken at a time.
 NORMS = 1024
 # The same where each row is left out, fewer, for the peak of memory in a fit; and the

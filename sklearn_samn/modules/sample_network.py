@@ -21,9 +21,10 @@ FLOOR = 1e-6
 # the vote to be left out: many times the rounding of the logarithms.
 SURE = 1e-3
 # Powers of the sensitivity by which the columns of the vote may count, and the shares
-# of the vote that are tried.
+# of the vote that are tried: with what is added a half at most, beyond which hardly a
+# network is sure enough of a row to spare it the vote.
 SCALING_POWERS = (0, 1, 2)
-SHARES = tuple(i / 20 for i in range(11))
+SHARES = tuple(i / 20 for i in range(9))
 # Scores of stored rows at a time in prediction, which stay in the cache of a processor,
 # and the fewest rows that are worth a call.
 PREDICT_SCORES, PREDICT_BATCH = 2**20, 256
