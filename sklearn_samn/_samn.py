@@ -128,9 +128,9 @@ class SAMNClassifier(BaseNeuralClassifier):
         1 - w times the neighbours' to the power w, normalised. Takes no training.
         "auto" is 0.3 times the share of the training rows that is in the pool to the
         power 0.75; from 800 training rows on, a third of that more than what the
-        training rows would be best served by, 0.5 at most, see Notes; 0 in a ``partial_fit`` that
-        does not go on from a ``fit``, and with a ``feature_extractor``. Only used with
-        stored samples and ``head="both"``.
+        training rows would be best served by, 0.5 at most, see Notes; 0 in a
+        ``partial_fit`` that does not go on from a ``fit``, and with a
+        ``feature_extractor``. Only used with stored samples and ``head="both"``.
     n_neighbors : int, at least 1, default=20
         Rows that vote, the nearer the more.
     pool_size : "auto", int, at least 1, or None, default="auto"
