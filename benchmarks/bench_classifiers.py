@@ -105,6 +105,17 @@ class FirstRecipe(SAMNClassifier):
         return super().fit(X, y)
 
 
+class PlainVote(SAMNClassifier):
+    """The columns of its vote count alike, for a share of 0.3."""
+
+    def _tune_vote(self, module, dataset, rows, more):
+        pass
+
+
+def make_plain_vote(categorical, seed):
+    return PlainVote(categorical_features=categorical, device="cpu", random_state=seed)
+
+
 def make_first_recipe(categorical, seed):
     return FirstRecipe(
         categorical_features=categorical, device="cpu", random_state=seed
@@ -151,6 +162,7 @@ MODELS = {
 VARIANTS = {
     "SAMN, first recipe": (raw, make_first_recipe),
     "SAMN, no vote": (raw, functools.partial(make_samn, neighbor_weight=0.0)),
+    "SAMN, plain vote": (raw, make_plain_vote),
 }
 SLOW = {"RealMLP": (scaled, make_realmlp), "TabM": (scaled, make_tabm)}
 
