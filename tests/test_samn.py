@@ -231,7 +231,8 @@ def test_columns_that_matter_count_in_the_vote():
     assert scale[:2].min() > 3 * scale[2:].max()
     Z = torch.from_numpy(model.preprocessor_.transform(X[1500:]))
     scores = []
-    for network.pool.scale in (torch.ones(12), scale):
+    for columns in (torch.ones(12), scale):
+        network.pool.scale = columns
         scores.append((network.pool(Z).argmax(1).numpy() == y[1500:]).mean())
     # Five standard errors of a share of 1,500 rows.
     assert scores[1] > scores[0] + 0.065
