@@ -773,15 +773,16 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
             If unscaled features are too large for the precision of the network.
         """
         probabilities = self._run(self._probabilities, X)
-        self._check_finite(probabilities.sum(axis=1))
+        self._check_finite(probabilities)
         return probabilities
 
     def _check_finite(self, outputs):
-        """Refuse outputs of the network, one a row, that are not finite."""
-        beyond = ~np.isfinite(outputs)
-        if beyond.any():
+        """Refuse outputs of the network, of which each row has some, not finite."""
+        finite = np.isfinite(outputs)
+        if not finite.all():
+            row = np.argwhere(~finite)[0, 0]
             raise ValueError(
-                f"The network's output for row {beyond.argmax()} is not finite: its "
+                f"The network's output for row {row} is not finite: its "
                 f"features are too large for {self._fitted_dtype}. Scale them, or fit "
                 f"with scaling='robust'."
             )

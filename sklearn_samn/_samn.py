@@ -986,7 +986,7 @@ class SAMNClassifier(BaseNeuralClassifier):
             Embeddings, in the space of ``prototypes_``.
         """
         embeddings = self._run(self._embedding, X)
-        self._check_finite(embeddings.sum(axis=1))
+        self._check_finite(embeddings)
         return embeddings
 
     def _embedding(self, x):

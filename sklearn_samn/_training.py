@@ -918,8 +918,8 @@ def predict_batches(function, make_inputs, n_rows, batch_size=None, largest=2048
     n_rows : int
         Number of rows.
     batch_size : int, default=None
-        Rows at a time; by default equal batches of 1,024 to ``largest``, four where
-        that can be: one for each of four threads.
+        Rows at a time; by default equal batches of 1,024 to ``largest``, of which each
+        of two or four threads gets as many where that can be.
     largest : int, default=2048
         Most rows at a time by default; what is in between stays in the cache of a CPU.
 
@@ -930,8 +930,9 @@ def predict_batches(function, make_inputs, n_rows, batch_size=None, largest=2048
     """
     n_threads = torch.get_num_threads()
     if batch_size is None:
-        wanted = max(min(n_rows // 1024, 4), math.ceil(n_rows / largest), 1)
-        batch_size = max(math.ceil(n_rows / wanted), 1)
+        n_batches = 4 * math.ceil(n_rows / (4 * largest))
+        n_batches = max(min(n_batches, n_rows // 1024), 1)
+        batch_size = max(math.ceil(n_rows / n_batches), 1)
 
     @torch.inference_mode()
     def run(start):
