@@ -127,18 +127,19 @@ class SAMNClassifier(BaseNeuralClassifier):
         preprocessing leaves it: class probabilities are the network's to the power
         1 - w times the neighbours' to the power w, normalised. Takes no training.
         "auto" is 0.3 times the share of the training rows that is in the pool to the
-        power 0.75; from 800 training rows on, a third of that more than what the
-        training rows would be best served by, 0.5 at most, see Notes; 0 in a
+        power 0.75; from 800 different training rows on, a third of that more than what
+        the training rows would be best served by, 0.5 at most, see Notes; 0 in a
         ``partial_fit`` that does not go on from a ``fit``, and with a
         ``feature_extractor``. Only used with stored samples and ``head="both"``.
     n_neighbors : int, at least 1, default=20
         Rows that vote, the nearer the more.
     pool_size : "auto", int, at least 1, or None, default="auto"
         Training rows among which the neighbours are looked for, kept as the
-        preprocessing leaves them. None is all; "auto" is 8,192 at most, 32,768 where w
-        is above 0.3. Chosen as the support is. Time and memory of a prediction, and the
-        size of a pickle, grow with it and with ``support_size``; ``predict`` asks for
-        the vote only where it can change the class. Only used where neighbours vote.
+        preprocessing leaves them. None is all, in ``partial_fit`` 8,192; "auto" is
+        8,192 at most, 32,768 where w is above 0.3. Chosen as the support is. Time and
+        memory of a prediction, and the size of a pickle, grow with it and with
+        ``support_size``; ``predict`` asks for the vote only where it can change the
+        class. Only used where neighbours vote.
     memory_gate : "learned" or float in (0, 1], default=0.05
         Share g of the batch in the gated update M_t = (1 - g) M_(t-1) + g P_t of the
         prototypes. "learned" is the paper's recurrent gate, a sigmoid layer; a number
@@ -297,10 +298,12 @@ class SAMNClassifier(BaseNeuralClassifier):
 
     In prediction the rows of the pool that are nearest before any layer vote as well
     (``neighbor_weight``): what a network smooths over, such as a value that stands for
-    a class of its own, they have not forgotten. From 800 training rows on the vote is
-    tuned on 512 of them, own rows left out: a column's differences are multiplied by
-    the root mean square of the loss's derivative by it to the power 0, 1 or 2,
-    whichever makes the neighbours' votes best; then the share w is chosen.
+    a class of its own, they have not forgotten. From 800 different training rows on the
+    vote is tuned on 512 of them, own rows left out: a column's differences are
+    multiplied by the root mean square of the loss's derivative by it to the power 0, 1
+    or 2, whichever makes the neighbours' votes best; then the share w is chosen, unless
+    it is given. Not with a ``feature_extractor``, nor with as many ``n_neighbors`` as
+    there are rows in the pool.
 
     A pickle holds the weights, the support, embedded, and the pool, as the
     preprocessing left it, as arrays; no optimizer state.

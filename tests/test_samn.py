@@ -911,7 +911,13 @@ def test_no_support_weights_of_the_fit_before():
 
 @pytest.mark.parametrize(
     ("method", "value"),
-    [("predict_proba", 1e20), ("attention", 1e20), ("explain", 1e20), ("embed", 3e38)],
+    [
+        ("predict", 1e20),
+        ("predict_proba", 1e20),
+        ("attention", 1e20),
+        ("explain", 1e20),
+        ("embed", 3e38),
+    ],
 )
 def test_rows_too_far_out_for_float32(method, value):
     X, y = blobs()

@@ -251,7 +251,8 @@ class SampleMemory(nn.Module):
     def fill(self, z, labels, weight, row):
         """Hold these rows and no others, whatever the size before."""
         self.entries, self.labels = z.detach(), labels
-        self.log_weight, self.rows = weight.log().to(z.dtype), row
+        weight = weight.to(z.dtype).clamp_min(torch.finfo(z.dtype).tiny)
+        self.log_weight, self.rows = weight.log(), row
         self.next.zero_()
 
     def find(self, row):
@@ -333,6 +334,8 @@ class NeighborMemory(SampleMemory):
     def leave_one_out(self, x, labels, row, share, n_neighbors=20):
         """The votes that there were on stored rows, had each not been stored.
 
+        But for the prior, which is that of all.
+
         Parameters
         ----------
         x : Tensor of shape (n_samples, n_features)
@@ -345,7 +348,7 @@ class NeighborMemory(SampleMemory):
             Its share in the weight of that entry: one, or less where equal rows are
             stored as one.
         n_neighbors : int, default=20
-            How many vote.
+            How many vote; fewer than there are entries.
 
         Returns
         -------
@@ -402,10 +405,15 @@ class NeighborMemory(SampleMemory):
         """
         stored, squares = self.entries[0], self.scale.square()
         k = min(n_neighbors, int((self.rows >= 0).sum()) - (own is not None))
+        # From the centre, or a column of years would leave no digits for the others.
+        centre = stored.mean(0)
         # In parts: not a second matrix as large as the memory.
-        norms = torch.cat([part.square() @ squares for part in stored.split(NORMS)])
+        norms = torch.cat(
+            [(part - centre).square() @ squares for part in stored.split(NORMS)]
+        )
         norms = norms.masked_fill(self.rows < 0, torch.inf)
-        distances = torch.addmm(norms, x * squares, stored.T, alpha=-2)
+        # But for what is the same for all entries.
+        distances = torch.addmm(norms, (x - centre) * squares, stored.T, alpha=-2)
         if own is not None:
             rows = (own >= 0).nonzero().squeeze(1)
             distances[rows, own[rows]] = torch.inf
@@ -416,6 +424,15 @@ class NeighborMemory(SampleMemory):
         bias = self.bias()[places]
         nearness = _nearness(distances) * (bias - bias.amax(1, keepdim=True)).exp()
         return nearness / nearness.sum(1, keepdim=True), places
+
+    def beyond(self, x):
+        """Whether a row is too far out for a distance to the stored ones to be finite.
+
+        Returns
+        -------
+        Tensor of bool of shape (n_samples,)
+        """
+        return ~(x * self.scale).square().sum(1).isfinite()
 
     def _prior(self):
         weight = self._weight()

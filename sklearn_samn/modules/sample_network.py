@@ -216,7 +216,8 @@ class SampleNetwork(nn.Module):
     def most_probable(self, x):
         """The most probable class of each row, and its probability.
 
-        The vote is taken only where it could change the class.
+        The vote is taken only where it could change the class, and of rows that are too
+        far out for it, whose probability is then NaN as in :meth:`probabilities`.
 
         Returns
         -------
@@ -227,7 +228,8 @@ class SampleNetwork(nn.Module):
         probabilities = self._without_vote(x)
         top, classes = probabilities.max(1)
         if self.neighbor_weight:
-            rows = self._undecided(probabilities, classes).nonzero().squeeze(1)
+            asked = self._undecided(probabilities, classes) | self.pool.beyond(x)
+            rows = asked.nonzero().squeeze(1)
             top[rows], classes[rows] = self._with_vote(
                 probabilities[rows], x[rows]
             ).max(1)
@@ -271,13 +273,13 @@ class SampleNetwork(nn.Module):
         Tensor of shape (n_samples, n_classes)
             The votes of the others on them, by the scale that is chosen.
         """
-        sensitivity, votes = self.sensitivity(x, labels), []
+        sensitivity, votes = self.sensitivity(x, labels, self.memory.find(row)), []
         for power in SCALING_POWERS:
             self.pool.scale = sensitivity**power
             votes.append(
                 self.pool.leave_one_out(x, labels, row, share, self.n_neighbors)
             )
-        best = _best([v.log() for v in votes], labels, weight)
+        best = _best([(v + FLOOR).log() for v in votes], labels, weight)
         self.pool.scale = sensitivity ** SCALING_POWERS[best]
         return votes[best]
 
@@ -300,6 +302,8 @@ class SampleNetwork(nn.Module):
         own = torch.where(share < ALONE, -1, self.memory.find(row))
         parts = self._tuning_parts(x, own)
         probabilities = torch.cat([self._mean_of_members(*part) for part in parts])
+        # Or one row whose class has none would leave no share better than another.
+        probabilities.clamp_min_(torch.finfo(x.dtype).tiny)
         logs = []
         for w in SHARES:
             self.neighbor_weight = w
@@ -338,7 +342,7 @@ class SampleNetwork(nn.Module):
         scale, bias = self._scale(-1), self.memory.bias()
         return memory_weights(z, keys, bias, scale, **self.kernel).mean(0)
 
-    def sensitivity(self, x, labels):
+    def sensitivity(self, x, labels, own):
         """How much the class probabilities depend on each column.
 
         Parameters
@@ -347,6 +351,9 @@ class SampleNetwork(nn.Module):
             Rows.
         labels : Tensor of shape (n_samples, n_classes)
             One for the class of each.
+        own : Tensor of shape (n_samples,)
+            The entry of the memory that each does not see, -1 for none: at no distance
+            from its own, a row's derivatives would be those of rounding.
 
         Returns
         -------
@@ -354,16 +361,16 @@ class SampleNetwork(nn.Module):
             Root mean square of the derivative of a row's cross-entropy, the vote left
             out, as a share of the largest. NaN where nothing depends on any.
         """
-        parts = self._tuning_parts(x, labels)
+        parts = self._tuning_parts(x, labels, own)
         gradients = torch.cat([self._gradients(*part) for part in parts])
         # First by the largest: squares of very small ones are zero.
         squares = (gradients / gradients.abs().max()).square().mean(0)
         return (squares / squares.max()).sqrt()
 
     @torch.enable_grad()
-    def _gradients(self, x, labels):
+    def _gradients(self, x, labels, own):
         x = x.detach().requires_grad_()
-        log_probs = self._score(x).logits.mean(0).log_softmax(1)
+        log_probs = self._score(x, own).logits.mean(0).log_softmax(1)
         return torch.autograd.grad((labels * log_probs).sum(), x)[0]
 
     def stored(self):

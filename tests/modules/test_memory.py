@@ -275,6 +275,8 @@ def test_a_weight_below_all_numbers_is_a_number():
     weight = torch.tensor([1.0, 0.0])
     memory.write(torch.zeros(1, 2, 1), torch.eye(2), weight, torch.arange(2))
     assert memory.log_weight.isfinite().all()
+    memory.fill(torch.zeros(1, 2, 1), torch.eye(2), weight, torch.arange(2))
+    assert memory.log_weight.isfinite().all()
 
 
 def test_empty_places_have_no_vote():
@@ -282,6 +284,26 @@ def test_empty_places_have_no_vote():
     x = double([[0.2], [4.0]])
     votes = [stored(inputs, labels, size=size)(x, 20) for size in (3, 7)]
     assert torch.equal(*votes)
+
+
+def test_the_nearest_beside_a_column_of_years():
+    rng = np.random.default_rng(0)
+    rows = torch.from_numpy(rng.normal([0, 2020, 0], size=(2000, 3))).float()
+    memory = NeighborMemory(2, 3, 0)
+    labels = torch.eye(2)[torch.arange(2000) % 2]
+    memory.fill(rows.unsqueeze(0), labels, torch.ones(2000), torch.arange(2000))
+    x = rows[:100] + torch.from_numpy(rng.normal(size=(100, 3))).float()
+    distances = torch.cdist(x.double(), rows.double())
+    found = distances.gather(1, memory.voters(x, 20)[1]).sort().values
+    # Numbers of 32 bits are 0.0001 apart at 2020.
+    expected = distances.sort().values[:, :20]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
+def test_rows_too_far_out_for_a_distance():
+    memory = stored([[0.0, 0.0]], [0]).float()
+    x = torch.tensor([[1.0, 1e18], [1e20, 0.0]])
+    assert memory.beyond(x).tolist() == [False, True]
 
 
 def test_equally_near_rows_have_equal_votes():

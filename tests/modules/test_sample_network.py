@@ -433,20 +433,24 @@ def pooled(seed=0, **params):
 
 
 @pytest.mark.parametrize("n_members", [1, 2])
-def test_sensitivity_by_differences(n_members):
+@pytest.mark.parametrize("stored_rows", [False, True])
+def test_sensitivity_by_differences(n_members, stored_rows):
     net, stored = pooled(n_members=n_members, n_attention_blocks=1)
-    # Not the stored rows themselves: attention has a kink there.
-    x, labels = double(14, 4, seed=3), stored["labels"]
+    labels, own = stored["labels"], torch.full((14,), -1)
+    x = double(14, 4, seed=3)
+    if stored_rows:
+        # Attention has a kink there, but that they do not see themselves.
+        x, own = stored["x"], net.memory.find(stored["row"])
 
     def losses(x):
-        log_probs = net(x).logits.mean(0).log_softmax(1)
+        log_probs = net._score(x, own).logits.mean(0).log_softmax(1)
         return -(labels * log_probs).sum(1)
 
     steps = 1e-6 * torch.eye(4).double()
     slopes = torch.stack([(losses(x + h) - losses(x - h)) / 2e-6 for h in steps])
     expected = slopes.square().mean(1).sqrt()
     torch.testing.assert_close(
-        net.sensitivity(x, labels), expected / expected.max(), rtol=1e-6, atol=0
+        net.sensitivity(x, labels, own), expected / expected.max(), rtol=1e-6, atol=0
     )
 
 
@@ -473,7 +477,8 @@ def cross_entropy(probabilities, stored):
 @pytest.mark.parametrize("seed", range(4))
 def test_columns_count_as_serves_the_votes_of_others(seed):
     net, stored = pooled(seed)
-    sensitivity = net.sensitivity(stored["x"], stored["labels"])
+    own = net.memory.find(stored["row"])
+    sensitivity = net.sensitivity(stored["x"], stored["labels"], own)
     votes = {p: votes_of_others(net, stored, sensitivity**p) for p in (0, 1, 2)}
     best = min(votes, key=lambda power: cross_entropy(votes[power], stored))
     torch.testing.assert_close(net.scale_columns(**stored), votes[best])
@@ -487,6 +492,21 @@ def test_a_network_that_depends_on_nothing_leaves_the_columns_alike():
     votes = net.scale_columns(**stored)
     assert net.pool.scale.tolist() == [1, 1, 1, 1]
     assert votes.isfinite().all()
+
+
+# Those of the four above whose other rows choose powers 1 and 2.
+@pytest.mark.parametrize("seed", [0, 3])
+def test_rows_of_a_class_without_a_vote_do_not_choose_the_scale(seed):
+    net, stored = pooled(seed)
+    kept = stored["labels"][:, 2] == 0
+    x, *tables = entries_of(stored, kept.nonzero().squeeze(1))
+    net.pool.fill(x.unsqueeze(0), *tables)
+    net.sensitivity = lambda *_: torch.tensor([1, 0.1, 0.2, 0.4]).double()
+    net.scale_columns(**{name: values[kept] for name, values in stored.items()})
+    by_the_others = net.pool.scale
+    net.scale_columns(**stored)
+    assert torch.equal(net.pool.scale, by_the_others)
+    assert (by_the_others < 1).any()
 
 
 def test_an_impossible_class_costs_nothing_where_it_is_not():
@@ -523,6 +543,14 @@ def test_the_share_that_serves_the_rows_without_their_own(seed):
     best = min(np.arange(9) / 20, key=loss)
     net.choose_share(votes, **stored)
     assert net.neighbor_weight == pytest.approx(best + 0.1)
+
+
+def test_a_row_that_the_network_thinks_impossible_wants_the_vote():
+    net, stored = pooled()
+    net.bias[0] = -1e4
+    assert (net.probabilities(stored["x"])[:, 0] == 0).all()
+    net.choose_share(votes_of_others(net, stored, torch.ones(4)), **stored)
+    assert net.neighbor_weight == pytest.approx(max(sample_network.SHARES) + 0.1)
 
 
 def test_what_is_stored_by_its_number():
