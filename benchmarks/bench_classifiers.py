@@ -86,8 +86,11 @@ class FirstRecipe(SAMNClassifier):
     """SAMN with a memory of samples as it was before its defaults were tuned.
 
     What the defaults must beat: no vote of neighbours, no blocks of attention, 40 to 25
-    epochs; the whole training part is read in prediction.
+    epochs; waves are always learned, the whole training part is read in prediction.
     """
+
+    def _get_module_args(self, n_features, n_rows):
+        return {**super()._get_module_args(n_features, n_rows), "learn_waves": True}
 
     def fit(self, X, y):
         large = np.clip(np.log(len(y) / 800) / np.log(5), 0, 1)

@@ -47,6 +47,8 @@ MIN_TUNED_ROWS, MAX_TUNING = 800, 512
 MIN_POOL, MAX_POOL, MUCH = 8192, 32_768, 0.3
 # Rows below which n_attention_blocks="auto" is 1, not 0.
 MAX_BLOCK_ROWS = 2_000
+# Rows from which on the waves are learned: a tenth of the time, and for fewer nothing.
+MIN_WAVE_ROWS = 2_000
 
 
 def _has_attention(estimator):
@@ -89,9 +91,9 @@ class SAMNClassifier(BaseNeuralClassifier):
     batch_norm : bool, default=True
         Batch normalisation in each hidden layer.
     n_frequencies : "auto" or int, at least 0, default="auto"
-        Learned waves that each number enters the network with, beside itself; 0 for
-        none. "auto" is 16 for up to 20 columns of numbers, else 0. Only used with
-        stored samples.
+        Waves that each number enters the network with, beside itself; 0 for none.
+        "auto" is 16 for up to 20 columns of numbers, else 0. They are drawn at random,
+        and from 2,000 training rows on learned. Only used with stored samples.
     n_attention_blocks : "auto" or int, at least 0, default="auto"
         Blocks of sample attention, each adding to a row what it reads in the memory.
         "auto" is 1 with prototypes; with stored samples, which the head reads as well,
@@ -501,6 +503,7 @@ class SAMNClassifier(BaseNeuralClassifier):
             "memory_size": self._n_entries(n_rows),
             "n_members": self.n_members,
             **self._waves(n_rows),
+            "learn_waves": n_rows >= MIN_WAVE_ROWS,
             "embedding_size": self.embedding_size,
             "neighbor_weight": share,
             "n_neighbors": self.n_neighbors,

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits, make_blobs, make_moons
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-from sklearn_samn import SAMNClassifier
+from sklearn_samn import SAMNClassifier, _samn
 from sklearn_samn.modules import SAMN, SampleNetwork
 
 
@@ -709,6 +709,16 @@ def test_waves_where_there_are_few_numbers(n_features, n_waves):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(60, n_features)), np.arange(60) % 2
     assert fitted(X, y, max_epochs=1)._module_args["n_frequencies"] == n_waves
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_waves_are_learned_from_many_rows(learned, monkeypatch):
+    X, y = blobs()
+    monkeypatch.setattr(_samn, "MIN_WAVE_ROWS", len(X) + (not learned))
+    waves = [fitted(X, y, max_epochs=n).net_.module_.extract[0][0] for n in (1, 2)]
+    for name in ("frequency", "phase"):
+        once, twice = (getattr(w, name) for w in waves)
+        assert torch.equal(once, twice) == (not learned)
 
 
 # --- chunks

@@ -216,8 +216,8 @@ def output_width(module, n_features):
 class PeriodicEmbedding(nn.Module):
     """Numbers beside a few learned waves of each.
 
-    A number x becomes x and cos(w x + b) for several frequencies w and phases b, all
-    learned: layers follow a bumpy feature more easily along waves.
+    A number x becomes x and cos(w x + b) for several frequencies w and phases b: layers
+    follow a bumpy feature more easily along waves.
 
     Parameters
     ----------
@@ -228,6 +228,8 @@ class PeriodicEmbedding(nn.Module):
         The first columns, which are numbers; the others pass as they are.
     n_frequencies : int, default=16
         Waves a number.
+    learned : bool, default=True
+        Whether training changes frequencies and phases, or leaves them as drawn.
 
     Notes
     -----
@@ -249,7 +251,7 @@ class PeriodicEmbedding(nn.Module):
     torch.Size([1, 3, 37])
     """
 
-    def __init__(self, n_members, n_numeric, *, n_frequencies=16):
+    def __init__(self, n_members, n_numeric, *, n_frequencies=16, learned=True):
         super().__init__()
         self.n_numeric = n_numeric
         members = () if n_members is None else (n_members,)
@@ -257,6 +259,7 @@ class PeriodicEmbedding(nn.Module):
         # Slow waves, of a period of about ten standard deviations.
         self.frequency = nn.Parameter(0.1 * 2 * math.pi * torch.randn(shape))
         self.phase = nn.Parameter(2 * math.pi * torch.rand(shape))
+        self.requires_grad_(learned)
 
     def out_features(self, n_features):
         """Width of the output for an input of so many columns."""
@@ -331,6 +334,8 @@ class FeatureExtractor(nn.Sequential):
     n_numeric, n_frequencies : int, default=0
         Waves for each of the first columns, which are numbers, before the layers; see
         :class:`PeriodicEmbedding`.
+    learn_waves : bool, default=True
+        Whether training changes them.
     n_members : int or None, default=None
         Several networks side by side, on input and output of shape (n_members,
         n_samples, width); None is one network without that dimension.
@@ -365,11 +370,17 @@ class FeatureExtractor(nn.Sequential):
         batch_norm=False,
         n_numeric=0,
         n_frequencies=0,
+        learn_waves=True,
         n_members=None,
     ):
         layers = []
         if n_numeric and n_frequencies:
-            waves = PeriodicEmbedding(n_members, n_numeric, n_frequencies=n_frequencies)
+            waves = PeriodicEmbedding(
+                n_members,
+                n_numeric,
+                n_frequencies=n_frequencies,
+                learned=learn_waves,
+            )
             layers.append(waves)
             n_features = waves.out_features(n_features)
         linear, norm = nn.Linear, BatchNorm

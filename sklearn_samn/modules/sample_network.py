@@ -68,6 +68,8 @@ class SampleNetwork(nn.Module):
         Leading columns that get a :class:`PeriodicEmbedding`.
     n_frequencies : int, default=16
         Waves a column.
+    learn_waves : bool, default=True
+        Whether training changes them.
     hidden_layer_sizes, activation, dropout, batch_norm
         Of the :class:`FeatureExtractor`.
     n_attention_blocks : int, default=1
@@ -123,6 +125,7 @@ class SampleNetwork(nn.Module):
         n_members=1,
         n_numeric=0,
         n_frequencies=16,
+        learn_waves=True,
         hidden_layer_sizes=(128, 128),
         activation="silu",
         dropout=0.0,
@@ -157,6 +160,7 @@ class SampleNetwork(nn.Module):
                 batch_norm=batch_norm,
                 n_numeric=n_numeric,
                 n_frequencies=n_frequencies,
+                learn_waves=learn_waves,
                 # One by itself is faster without that dimension.
                 n_members=k if k > 1 else None,
             )
