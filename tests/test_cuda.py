@@ -138,6 +138,21 @@ def test_a_network_of_the_users_is_not_recorded(replays):
     assert not replays
 
 
+@pytest.mark.parametrize("name", ["samn", "samn members"])
+def test_a_vote_tuned_by_many_rows(name):
+    X, y = rows(1000)
+    # A column that says nothing, which is to count less in the vote.
+    X[:, 3] = np.random.default_rng(0).normal(size=1000)
+    model = clone(CLASSIFIERS[name]).set_params(pool_size=900).fit(X, y)
+    scale = model.net_.module_.pool.scale
+    assert scale.is_cuda
+    assert scale[3] < scale.max() == 1
+    elsewhere = pickle.loads(pickle.dumps(model)).set_params(device="cpu")
+    assert_allclose(elsewhere.predict_proba(X), model.predict_proba(X), atol=1e-3)
+    likeliest = model.classes_[model.predict_proba(X).argmax(axis=1)]
+    assert_array_equal(model.predict(X), likeliest)
+
+
 @every_classifier
 def test_the_same_seed_gives_the_same_predictions(name):
     X, y = rows()
