@@ -328,7 +328,8 @@ class NeighborMemory(SampleMemory):
             Shares that sum to one.
         """
         size = max(at_once(VOTE_DISTANCES, x) // len(self.rows), VOTE_BATCH)
-        parts = (self.voters(part, n_neighbors) for part in x.split(size))
+        origin = self._origin()
+        parts = (self._voters(part, origin, n_neighbors) for part in x.split(size))
         return self._with_prior(torch.cat([self._count(*part) for part in parts]))
 
     def leave_one_out(self, x, labels, row, share, n_neighbors=20):
@@ -356,14 +357,14 @@ class NeighborMemory(SampleMemory):
             Shares that sum to one.
         """
         size = max(at_once(OTHERS_DISTANCES, x) // len(self.rows), OTHERS_BATCH)
-        own, votes = self.find(row), []
+        own, origin, votes = self.find(row), self._origin(), []
         for part in zip(*(a.split(size) for a in (x, labels, own, share)), strict=True):
-            votes.append(self._count_others(*part, n_neighbors))
+            votes.append(self._count_others(*part, origin, n_neighbors))
         return self._with_prior(torch.cat(votes))
 
-    def _count_others(self, x, labels, own, share, n_neighbors):
+    def _count_others(self, x, labels, own, share, origin, n_neighbors):
         hidden = torch.where(share < ALONE, -1, own)
-        nearness, places = self.voters(x, n_neighbors, hidden)
+        nearness, places = self._voters(x, origin, n_neighbors, hidden)
         # Of an entry of several rows the others still vote.
         less = (nearness * (places == own.unsqueeze(1))).sum(1) * share
         rest = self._count(nearness, places) - less.unsqueeze(1) * labels
@@ -403,15 +404,25 @@ class NeighborMemory(SampleMemory):
         places : Tensor of shape (n_samples, n_neighbors)
             Where the rows are stored.
         """
+        return self._voters(x, self._origin(), n_neighbors, own)
+
+    def _origin(self):
+        """The centre of the stored rows, and the squared distance of each from it.
+
+        Distances from zero would leave no digits beside a column of years.
+        """
         stored, squares = self.entries[0], self.scale.square()
-        k = min(n_neighbors, int((self.rows >= 0).sum()) - (own is not None))
-        # From the centre, or a column of years would leave no digits for the others.
         centre = stored.mean(0)
         # In parts: not a second matrix as large as the memory.
         norms = torch.cat(
             [(part - centre).square() @ squares for part in stored.split(NORMS)]
         )
-        norms = norms.masked_fill(self.rows < 0, torch.inf)
+        return centre, norms.masked_fill(self.rows < 0, torch.inf)
+
+    def _voters(self, x, origin, n_neighbors, own=None):
+        stored, squares = self.entries[0], self.scale.square()
+        centre, norms = origin
+        k = min(n_neighbors, int((self.rows >= 0).sum()) - (own is not None))
         # But for what is the same for all entries.
         distances = torch.addmm(norms, (x - centre) * squares, stored.T, alpha=-2)
         if own is not None:
