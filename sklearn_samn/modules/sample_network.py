@@ -472,6 +472,5 @@ class SampleNetwork(nn.Module):
 
 def _best(log_probs, labels, weight):
     """Which of several predictions has the highest likelihood."""
-    # A class that is not there counts nothing, be its logarithm minus infinity.
-    parts = [torch.where(labels > 0, labels * p, 0).sum(1) for p in log_probs]
+    parts = [(labels * p).sum(1) for p in log_probs]
     return int((torch.stack(parts) @ weight).nan_to_num(-torch.inf).argmax())
