@@ -30,8 +30,9 @@ SUPPORT_BATCH = 1024
 # Rows that compete for attention at a time when the support is chosen.
 SUPPORT_CANDIDATES = 2048
 # Of memory_size="auto": rows a class and the fewest, for up to so many training rows,
-# twice as many from twice as many training rows on; the most.
-MEMORY_OF_CLASS, MIN_MEMORY, MEMORY_ROWS, MAX_MEMORY = 64, 256, 8000, 2048
+# from where they grow with these to so many times as many; the most.
+MEMORY_OF_CLASS, MIN_MEMORY, MEMORY_ROWS, MEMORY_GROWTH = 32, 128, 4000, 4
+MAX_MEMORY = 2048
 # Of support_size="auto": the expected error of the shares of attention, the fewest rows
 # a class, the most rows.
 SUPPORT_ERROR, SUPPORT_OF_CLASS, MAX_SUPPORT = 0.02, 128, 8192
@@ -110,8 +111,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         which a row counts for the nearest of its class. 1 is the paper's.
     memory_size : "auto" or int, at least 1, default="auto"
         Stored rows that training attends to. Where there are more training rows, those
-        visited last. "auto" is 64 a class, 256 at least, for up to 8,000 training rows,
-        growing to twice as many for 16,000 and more, 2,048 at most; 2,048 in
+        visited last. "auto" is 32 a class, 128 at least, for up to 4,000 training rows,
+        growing to four times as many for 16,000 and more, 2,048 at most; 2,048 in
         ``partial_fit``, where prediction attends to the same rows. Only used with
         stored samples.
     support_size : "auto", int, at least 1, or None, default="auto"
@@ -528,7 +529,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         if n_rows < np.inf:
             if wanted == "auto":
                 wanted = max(MEMORY_OF_CLASS * len(self.classes_), MIN_MEMORY)
-                wanted *= np.clip(n_rows / MEMORY_ROWS, 1, 2)
+                wanted *= np.clip(n_rows / MEMORY_ROWS, 1, MEMORY_GROWTH)
                 wanted = min(round(wanted), MAX_MEMORY)
             return min(wanted, n_rows)
         wanted = MAX_MEMORY if wanted == "auto" else wanted

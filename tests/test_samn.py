@@ -396,7 +396,8 @@ def test_the_support_errs_no_more_than_it_should():
     for seed in range(4):
         full = fitted(X, y, support_size=None, random_state=seed)
         part = fitted(X, y, random_state=seed)
-        assert 512 < len(part.support_) < 2000
+        # More than the least, which is 128 rows a class.
+        assert 256 < len(part.support_) < 2000
         squares.append(((shares(part) - shares(full)) ** 2).mean())
     assert np.sqrt(np.mean(squares)) == pytest.approx(0.02, rel=0.25)
 
@@ -688,10 +689,10 @@ def test_auto(n_samples, max_epochs, dropout, n_blocks, batch_size):
 @pytest.mark.parametrize(
     ("n_rows", "n_classes", "n_entries"),
     [
-        (200, 2, 200),
-        (5000, 2, 256),
-        (5000, 6, 384),
-        (5000, 26, 1664),
+        (100, 2, 100),
+        (4000, 2, 128),
+        (4000, 6, 192),
+        (5000, 26, 1040),
         (12_000, 2, 384),
         (300_000, 2, 512),
         (300_000, 26, 2048),
