@@ -22,6 +22,7 @@ from sklearn_samn import (
     _training,
 )
 from sklearn_samn.modules import NeighborSequenceLoss
+from sklearn_samn.modules.embedding import FEW_CLASSES, class_probabilities
 
 CLASSIFIERS = {
     "samn": SAMNClassifier(max_epochs=3, random_state=0),
@@ -323,6 +324,24 @@ def test_a_row_does_not_depend_on_the_others(name, monkeypatch):
     assert_allclose(model.predict_proba(among_others)[:5], expected[:5], atol=1e-5)
     monkeypatch.setattr(_training.predict_batches, "__defaults__", (7, 7))
     assert_allclose(model.predict_proba(X), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n_classes", [2, 7, FEW_CLASSES + 1])
+@_training.one_thread()
+def test_class_probabilities_to_the_bit_whatever_their_place(n_classes, dtype):
+    torch.manual_seed(0)
+    scores = 3 * torch.randn(5000, n_classes, dtype=dtype)
+    everyone = class_probabilities(scores)
+    torch.testing.assert_close(everyone, scores.softmax(1))
+    for _ in range(50):
+        start, stop = sorted(torch.randperm(5001)[:2].tolist())
+        # Somewhere else in memory.
+        offset = int(torch.randint(16, ()))
+        some = torch.empty(offset + (stop - start) * n_classes, dtype=dtype)
+        some = some[offset:].view(1, stop - start, n_classes)
+        some[0] = scores[start:stop]
+        assert class_probabilities(some)[0].equal(everyone[start:stop])
 
 
 @each_classifier

@@ -10,11 +10,49 @@ from torch import nn
 
 # Times as much as a CPU that a GPU works on at once.
 GPU_SHARE = 16
+# Of a softmax: the most classes that are few, and rows that fill any CPU's registers.
+FEW_CLASSES, FILLED_ROWS = 16, 16
 
 
 def at_once(size, tensor):
     """What stays in the cache of a CPU, rows or values, or more on a GPU."""
     return size if tensor.is_cpu else GPU_SHARE * size
+
+
+def class_probabilities(scores):
+    """Softmax over the last dimension, in predictions.
+
+    On a CPU torch walks from row to row, which takes ten times as long for a few
+    classes as from class to class. That way the last rows, too few to fill a register,
+    would be left to other instructions with other last bits: they are filled up, so
+    that with one thread a row's do not depend on its place.
+
+    Parameters
+    ----------
+    scores : Tensor of shape (..., n_classes)
+        Class scores.
+
+    Returns
+    -------
+    Tensor of shape (..., n_classes)
+        Probabilities.
+
+    Examples
+    --------
+    >>> import torch
+    >>> with torch.no_grad():
+    ...     class_probabilities(torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
+    tensor([[0.5000, 0.5000],
+            [0.2689, 0.7311]])
+    """
+    n_classes = scores.shape[-1]
+    if scores.requires_grad or not scores.is_cpu or n_classes > FEW_CLASSES:
+        return scores.softmax(-1)
+    n_rows = scores.numel() // n_classes
+    filled_up = math.ceil(n_rows / FILLED_ROWS) * FILLED_ROWS
+    across = scores.new_zeros(n_classes, filled_up)
+    across[:, :n_rows] = scores.reshape(n_rows, n_classes).T
+    return across.softmax(0)[:, :n_rows].T.unflatten(0, scores.shape[:-1])
 
 
 class Mish(nn.Mish):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import SampleAttention, kernel_scores, squared_distances
-from .embedding import FeatureExtractor, output_width
+from .embedding import FeatureExtractor, class_probabilities, output_width
 from .memory import PrototypeMemory
 
 
@@ -151,7 +151,7 @@ class SAMN(nn.Module):
 
     def probabilities(self, x):
         """Class probabilities, (n_samples, n_classes)."""
-        return self(x).logits.softmax(1)
+        return class_probabilities(self(x).logits)
 
     def embed(self, x):
         """Rows after the attention blocks, (n_samples, h)."""

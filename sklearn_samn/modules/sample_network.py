@@ -11,6 +11,7 @@ from .embedding import (
     MemberLinear,
     MemberModules,
     at_once,
+    class_probabilities,
     output_width,
 )
 from .memory import ALONE, NeighborMemory, SampleMemory
@@ -245,10 +246,11 @@ class SampleNetwork(nn.Module):
         return torch.cat([self._mean_of_members(part) for part in parts])
 
     def _mean_of_members(self, x, own=None):
-        return self._score(x, own).logits.softmax(2).mean(0)
+        return class_probabilities(self._score(x, own).logits).mean(0)
 
     def _with_vote(self, probabilities, x):
-        return self._combine(probabilities, self.pool(x, self.n_neighbors)).softmax(1)
+        votes = self.pool(x, self.n_neighbors)
+        return class_probabilities(self._combine(probabilities, votes))
 
     def _combine(self, probabilities, votes):
         """Logarithms of the product of experts, but for a constant a row."""

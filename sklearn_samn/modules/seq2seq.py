@@ -6,7 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from .embedding import BatchNorm, Dropout, FeatureExtractor, at_once
+from .embedding import (
+    BatchNorm,
+    Dropout,
+    FeatureExtractor,
+    at_once,
+    class_probabilities,
+)
 
 # Rows whose gates, of a few hundred numbers each, stay in the cache of a processor.
 CACHED_ROWS = 1024
@@ -82,7 +88,7 @@ class NeighborHeads(nn.Module):
 
     def probs(self, states):
         """Label distributions."""
-        return self._scores(states).softmax(-1)
+        return class_probabilities(self._scores(states))
 
     def _scores(self, states):
         return self.label(states) / self.temperature
