@@ -255,6 +255,7 @@ SHORT = {"max_epochs": 8}
 PAPER_SETTING = {
     "hidden_layer_sizes": (),
     "n_frequencies": 0,
+    "neighbor_weight": 0.0,
     "vector_reduction": "sum",
     "lr_schedule": "constant",
     "optimizer": "adam",

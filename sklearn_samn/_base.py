@@ -36,8 +36,9 @@ from sklearn.utils.validation import (
 
 from . import _blocks, _neighbors, _preprocessing, _training
 from ._preprocessing import FLOATS
-from .modules import NeighborSequenceLoss
-from .modules.embedding import ACTIVATIONS
+from .modules import NeighborMemory, NeighborSequenceLoss
+from .modules.embedding import ACTIVATIONS, class_probabilities
+from .modules.memory import product_of_experts
 
 # Whose frames lie between a warning and the line it is meant for.
 LIBRARIES = ("sklearn", "imblearn", "contextlib")
@@ -55,6 +56,11 @@ NOT_A_NUMBER = (
 MAX_AUTO_BATCH_SIZE = 256
 # Most rows that a GPU predicts at once.
 GPU_BATCH = 8192
+
+# The neighbour networks' neighbor_weight="auto", and the most training rows for which
+# that is not zero: to look at more takes many times as long as the network; the rows
+# that vote.
+VOTE_SHARE, MAX_VOTE_ROWS, N_VOTERS = 0.4, 10_000, 20
 
 # Of rows that are read by block, so many are kept at most: to scale, to be drawn as
 # neighbours and memories; and to hold out.
@@ -823,6 +829,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         "hidden_layer_sizes": ["array-like"],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "hidden_size": [Interval(Integral, 1, None, closed="left")],
+        "neighbor_weight": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
         "n_jobs": [Integral, None],
         "out_of_core": [StrOptions({"auto"}), "boolean"],
         "checkpoint": [str, os.PathLike, None],
@@ -853,6 +860,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
             lambda: _neighbors.make_search(self.neighbors, Z[reference], self.n_jobs)
         )
         self._keep_reference(Z[reference], y[reference], mass, reference, search, rng)
+        self._keep_voters(Z[reference], y[reference], mass, len(train))
         found = self._neighbor_indices(Z[reference], search, rng)
         # rng: training draws what it needs anew, validation must not.
         tables = [(train, position, found[position], rng)]
@@ -922,6 +930,47 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
 
     def _keep_reference(self, Z, y, weight, rows, search, rng):
         """What prediction needs of the training rows; nothing by default."""
+
+    def _keep_voters(self, Z, y, weight, n_rows):
+        """The rows of which the nearest vote in predictions, where any do."""
+        self._vote_share = self._neighbor_share(n_rows)
+        self._voters = (Z, y, weight) if self._vote_share else None
+
+    def _neighbor_share(self, n_rows):
+        """``neighbor_weight``, or what "auto" is for so many training rows."""
+        if self.neighbor_weight != "auto":
+            return float(self.neighbor_weight)
+        return VOTE_SHARE if n_rows <= MAX_VOTE_ROWS else 0.0
+
+    def _keep(self, net, past=()):
+        super()._keep(net, past)
+        vars(self).pop("_pool", None)
+        if self._vote_share:
+            self._pool = self._make_pool(next(net.module_.parameters()).device)
+
+    def __getstate__(self):
+        # Made anew of the rows.
+        return {k: v for k, v in super().__getstate__().items() if k != "_pool"}
+
+    def _probabilities(self, x):
+        probabilities = self._label_probabilities(x)
+        if not self._vote_share:
+            return probabilities
+        if "_pool" not in vars(self):
+            self._pool = self._make_pool(x.device)
+        votes = self._pool(x, N_VOTERS)
+        return class_probabilities(
+            product_of_experts(probabilities, votes, self._vote_share)
+        )
+
+    def _make_pool(self, device):
+        """The memory of the rows that vote."""
+        Z, y, weight = (self._tensor(array, device) for array in self._voters)
+        n_classes, row = len(self.classes_), torch.arange(len(Z), device=device)
+        labels = torch.eye(n_classes, dtype=Z.dtype, device=device)[y.long()]
+        pool = self._to_dtype(NeighborMemory(n_classes, Z.shape[1], 0)).to(device)
+        pool.fill(Z.unsqueeze(0), labels, weight, row)
+        return pool
 
     def _extra_inputs(self, own, reference, rng):
         """Inputs of the module beside the rows, whose reference rows are ``own``."""
@@ -1052,6 +1101,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
             lambda: _neighbors.make_search(self.neighbors, reference, self.n_jobs)
         )
         self._keep_reference(reference, codes, mass, sample[first], search, rng)
+        self._keep_voters(reference, codes, mass, int(used.sum()))
         look_up = _neighbors.make_lookup(reference, codes)
         mean = weight.mean(where=used)
         known = [self._tensor(a, device) for a in (reference, codes.astype(np.int64))]

@@ -62,6 +62,12 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         Learned waves that each number enters the network with, beside itself; 0, the
         paper's, for none. "auto" is 16 from 2,000 training rows on where there are up
         to 30 columns of numbers, else 0.
+    neighbor_weight : "auto" or float in [0, 1), default="auto"
+        Share w of the 20 training rows that are nearest to a row, the nearer the more:
+        class probabilities are the network's to the power 1 - w times those rows' to
+        the power w, normalised. Takes no training. "auto" is 0.4 for up to 10,000
+        training rows and 0, the paper's, for more. Only used where labels are
+        predicted. ``predict_neighbors`` is the network alone.
     max_epochs : int, at least 1, default=20
         Passes over the training rows.
     lr : float above 0, default=0.01
@@ -175,18 +181,19 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
 
     Notes
     -----
-    The predicted class is the mean of the K predicted label distributions, or with
-    ``output="vectors"`` a vote of the rows near the predicted vectors. The loss is
+    The network's class probabilities are the mean of the K predicted label
+    distributions, or with ``output="vectors"`` a vote of the rows near the predicted
+    vectors. The loss is
     L1 + lam L2, with L1 = (1/K) sum_t KL(Y_t) + alpha KL(Y) over the neighbours'
     labels and the row's own, and L2 = sum_t ||X_t - X_t^P||^2 over their vectors.
 
     The published version is ``KNNSeq2SeqClassifier(hidden_layer_sizes=(),
-    n_frequencies=0, vector_reduction="sum", lr_schedule="constant",
-    optimizer="adam", weight_decay=0.0, scaling="robust")``.
+    n_frequencies=0, neighbor_weight=0.0, vector_reduction="sum",
+    lr_schedule="constant", optimizer="adam", weight_decay=0.0, scaling="robust")``.
 
-    A pickle holds the weights as arrays, the levels of categorical columns, and no
-    training rows, but for ``output="vectors"``, which keeps one copy of them, scaled,
-    to vote.
+    A pickle holds the weights as arrays, the levels of categorical columns, and, where
+    training rows vote (``neighbor_weight``, ``output="vectors"``), one copy of them,
+    scaled.
 
     References
     ----------
@@ -223,6 +230,7 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         dropout=0.2,
         batch_norm=True,
         n_frequencies="auto",
+        neighbor_weight="auto",
         max_epochs=20,
         lr=1e-2,
         lr_schedule="one_cycle",
@@ -261,6 +269,7 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         self.dropout = dropout
         self.batch_norm = batch_norm
         self.n_frequencies = n_frequencies
+        self.neighbor_weight = neighbor_weight
         self.max_epochs = max_epochs
         self.lr = lr
         self.lr_schedule = lr_schedule
@@ -328,7 +337,13 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         log_probs, vectors = self.net_.module_(x)
         return None if log_probs is None else log_probs.exp(), vectors
 
-    def _probabilities(self, x):
+    def _neighbor_share(self, n_rows):
+        # Of predicted vectors the nearest rows are all that there is.
+        if self.output == "vectors":
+            return 0.0
+        return super()._neighbor_share(n_rows)
+
+    def _label_probabilities(self, x):
         if self._module_args["output"] == "vectors":
             return self._vote(self.net_.module_(x).vectors)
         return self.net_.module_.label_probs(x)

@@ -63,6 +63,12 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         Learned waves that each number enters the network with, beside itself; 0, the
         paper's, for none. "auto" is 16 from 2,000 training rows on where there are up
         to 30 columns of numbers, else 0.
+    neighbor_weight : "auto" or float in [0, 1), default="auto"
+        Share w of the 20 training rows that are nearest to a row, the nearer the more:
+        class probabilities are the network's to the power 1 - w times those rows' to
+        the power w, normalised. Takes no training. "auto" is 0.4 for up to 10,000
+        training rows and 0, the paper's, for more. ``predict_neighbors`` is the network
+        alone.
     max_epochs : int, at least 1, default=20
         Passes over the training rows.
     lr : float above 0, default=0.01
@@ -180,17 +186,18 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
 
     Notes
     -----
-    Hop t attends over the memory and predicts the t-th neighbour; the predicted class
-    is the mean of the K label distributions. The loss is that of
+    Hop t attends over the memory and predicts the t-th neighbour; the network's class
+    probabilities are the mean of the K label distributions. The loss is that of
     :class:`KNNSeq2SeqClassifier`.
 
     The published version is ``MemNetKNNClassifier(hidden_layer_sizes=(),
-    n_frequencies=0, n_memories=1, vector_reduction="sum", lr_schedule="constant",
-    optimizer="adam", max_grad_norm=None, weight_decay=0.0, scaling="robust")``; it
-    draws new random rows at each prediction, where here the memories are fixed, so that
-    it can be repeated.
+    n_frequencies=0, neighbor_weight=0.0, n_memories=1, vector_reduction="sum",
+    lr_schedule="constant", optimizer="adam", max_grad_norm=None, weight_decay=0.0,
+    scaling="robust")``; it draws new random rows at each prediction, where here the
+    memories are fixed, so that it can be repeated.
 
-    A pickle holds the weights and ``n_memories * memory_size`` scaled training rows.
+    A pickle holds the weights, ``n_memories * memory_size`` scaled training rows and,
+    where training rows vote (``neighbor_weight``), one copy of these.
 
     References
     ----------
@@ -228,6 +235,7 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         dropout=0.2,
         batch_norm=True,
         n_frequencies="auto",
+        neighbor_weight="auto",
         max_epochs=20,
         lr=1e-2,
         lr_schedule="one_cycle",
@@ -268,6 +276,7 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         self.dropout = dropout
         self.batch_norm = batch_norm
         self.n_frequencies = n_frequencies
+        self.neighbor_weight = neighbor_weight
         self.max_epochs = max_epochs
         self.lr = lr
         self.lr_schedule = lr_schedule
@@ -357,7 +366,7 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
             return probabilities, None
         return probabilities, torch.stack(vectors).mean(0)
 
-    def _probabilities(self, x):
+    def _label_probabilities(self, x):
         probabilities = self._over_memories(self.net_.module_.label_probs, x)
         return torch.stack(probabilities).mean(0)
 

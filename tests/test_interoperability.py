@@ -1003,7 +1003,8 @@ def test_skorch_params(estimator):
 def test_predict_neighbors(classifier, labels, vectors):
     X, y = separable(n_classes=3)
     X = 1000 + 50 * X
-    model = clone(classifier).set_params(max_epochs=20).fit(X, y)
+    params = {"max_epochs": 20, "neighbor_weight": 0.0}
+    model = clone(classifier).set_params(**params).fit(X, y)
     probabilities, rows = model.predict_neighbors(X[:20])
     assert (probabilities is not None) is labels
     assert (rows is not None) is vectors

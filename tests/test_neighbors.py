@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
+from sklearn.datasets import make_moons
 from sklearn.neighbors import NearestNeighbors
 
-from sklearn_samn import _neighbors
+from sklearn_samn import KNNSeq2SeqClassifier, MemNetKNNClassifier, _neighbors
 from sklearn_samn._neighbors import (
     distinct_rows,
     draw_subsets,
@@ -369,3 +371,68 @@ def test_subsets_too_small(rows):
     with pytest.raises(ValueError, match=message):
         search(5)
     assert search(6).shape == (40, 5)
+
+
+# ------------------------------------------------------- the vote of the nearest rows
+
+NETWORKS = [KNNSeq2SeqClassifier, MemNetKNNClassifier]
+
+
+def share_of_class_1(X, y, weight, x):
+    """Of the 20 rows nearest to x, all weights but for the prior's twentieth."""
+    distances = np.linalg.norm(X - x, axis=1)
+    nearest = np.argsort(distances)[:20]
+    d = distances[nearest]
+    nearness = np.exp((d.min() - d) / (0.15 * d.mean()))
+    nearness = (nearness - nearness.min() + 1e-6) * weight[nearest]
+    vote = nearness @ y[nearest] / nearness.sum()
+    return 0.95 * vote + 0.05 * weight @ y / weight.sum()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("out_of_core", [False, True])
+def test_the_vote_of_the_nearest_by_hand(network, out_of_core):
+    X, y = make_moons(150, noise=0.3, random_state=0)
+    weight = np.random.default_rng(0).integers(1, 4, 100).astype(float)
+    params = {"dtype": "float64", "scaling": None, "max_epochs": 2, "random_state": 0}
+    params["out_of_core"] = out_of_core
+    alone, voted = (
+        network(neighbor_weight=w, **params)
+        .fit(X[:100], y[:100], sample_weight=weight)
+        .predict_proba(X[100:])
+        for w in (0.0, 0.3)
+    )
+    votes = [share_of_class_1(X[:100], y[:100], weight, x) for x in X[100:]]
+    votes = np.column_stack([1 - np.array(votes), votes])
+    expected = alone**0.7 * (votes + 1e-6) ** 0.3
+    assert_allclose(voted, expected / expected.sum(axis=1, keepdims=True), rtol=1e-6)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_vote_counts_where_the_network_has_not_learned(network):
+    X, y = make_moons(500, noise=0.1, random_state=0)
+    alone, voted = (
+        network(neighbor_weight=w, max_epochs=1, random_state=0)
+        .fit(X[:300], y[:300])
+        .score(X[300:], y[300:])
+        for w in (0.0, 0.9)
+    )
+    assert alone < 0.95 < voted
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_by_default_few_rows_vote_and_many_do_not(network):
+    model = network()
+    assert model._neighbor_share(10_000) == 0.4
+    assert model._neighbor_share(10_001) == 0
+    assert network(neighbor_weight=0.2)._neighbor_share(10_001) == 0.2
+
+
+def test_rows_vote_by_predicted_vectors_alone():
+    X, y = make_moons(100, noise=0.3, random_state=0)
+    params = {"output": "vectors", "max_epochs": 1, "random_state": 0}
+    default, voted = (
+        KNNSeq2SeqClassifier(neighbor_weight=w, **params).fit(X, y).predict_proba(X)
+        for w in ("auto", 0.5)
+    )
+    assert (default == voted).all()

@@ -8,6 +8,8 @@ from torch import nn
 from .attention import TINY, squared_distances
 from .embedding import at_once
 
+# A class without any attention, or any vote, has this share of it.
+FLOOR = 1e-6
 # Of the vote of the nearest: the scale of its weights as a share of the mean distance,
 # and the share of the prior.
 BANDWIDTH, PRIOR_SHARE = 0.15, 0.05
@@ -460,6 +462,34 @@ def _nearness(distances):
     nearness = ((distances.amin(1, keepdim=True) - distances) / scale).exp()
     # Not quite zero: where all are equally near, all have the same.
     return nearness - nearness.amin(1, keepdim=True) + 1e-6
+
+
+def product_of_experts(probabilities, votes, share):
+    """Logarithms of the probabilities and votes to their shares, multiplied.
+
+    But for what is the same for all classes of a row.
+
+    Parameters
+    ----------
+    probabilities, votes : Tensor of shape (n_samples, n_classes)
+        Of the network and of a :class:`NeighborMemory`.
+    share : float in [0, 1)
+        Of the votes.
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_classes)
+        Whose softmax is the class probabilities.
+
+    Examples
+    --------
+    >>> import torch
+    >>> network, votes = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.8, 0.2]])
+    >>> product_of_experts(network, votes, 0.5).softmax(1).round(decimals=2)
+    tensor([[0.6700, 0.3300]])
+    """
+    # The floor: a class of which no row is stored stays possible.
+    return (1 - share) * probabilities.log() + share * (votes + FLOOR).log()
 
 
 def smallest(values, k):

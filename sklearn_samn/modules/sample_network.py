@@ -14,10 +14,8 @@ from .embedding import (
     class_probabilities,
     output_width,
 )
-from .memory import ALONE, NeighborMemory, SampleMemory
+from .memory import ALONE, FLOOR, NeighborMemory, SampleMemory, product_of_experts
 
-# A class without any attention has this share of it.
-FLOOR = 1e-6
 # By how much more than any vote could change it a network must be sure of a class for
 # the vote to be left out: many times the rounding of the logarithms.
 SURE = 1e-3
@@ -253,10 +251,7 @@ class SampleNetwork(nn.Module):
         return class_probabilities(self._combine(probabilities, votes))
 
     def _combine(self, probabilities, votes):
-        """Logarithms of the product of experts, but for a constant a row."""
-        share = self.neighbor_weight
-        # The floor: a class of which no row is stored stays possible.
-        return (1 - share) * probabilities.log() + share * (votes + FLOOR).log()
+        return product_of_experts(probabilities, votes, self.neighbor_weight)
 
     def scale_columns(self, x, labels, weight, row, share):
         """Let each column count in the vote by a power of its :meth:`sensitivity`.
