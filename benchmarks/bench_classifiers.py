@@ -11,7 +11,8 @@ alone for trees; categories are one-hot, but HistGradientBoostingClassifier, and
 SAMNClassifier where it can, takes them as they are. SVC's probabilities are those of
 CalibratedClassifierCV(SVC(), ensemble=False); its accuracy, F1 and seconds are of the
 plain SVC. Beside SAMN as it comes: the paper's version, and the network without memory;
-with --models "SAMN, first recipe" what its defaults began from.
+with --models "SAMN, first recipe" what its defaults began from, and with --models
+KNNSeq2Seq MemNetKNN the neighbour networks.
 --slow adds RealMLP and TabM of pytabkit (pip install "pytabkit[models]").
 
 The defaults of SAMNClassifier were chosen on CHOSEN_ON, not on HELD_OUT. Some sets of
@@ -64,7 +65,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.svm import SVC
 from xgboost import XGBClassifier
 
-from sklearn_samn import SAMNClassifier
+from sklearn_samn import KNNSeq2SeqClassifier, MemNetKNNClassifier, SAMNClassifier
 
 CHOSEN_ON = (
     "pima_diabetes vehicle segment phoneme satimage german_credit vowel ionosphere "
@@ -125,12 +126,22 @@ def make_first_recipe(categorical, seed):
     )
 
 
+def make_neighbor_network(network, categorical, seed, **params):
+    return network(
+        categorical_features=categorical, device="cpu", random_state=seed, **params
+    )
+
+
 def make_tabm(categorical, seed):
     from pytabkit import TabM_D_Classifier
 
     return TabM_D_Classifier(device="cpu", n_threads=1, random_state=seed)
 
 
+NEIGHBOR_NETWORKS = {
+    "KNNSeq2Seq": KNNSeq2SeqClassifier,
+    "MemNetKNN": MemNetKNNClassifier,
+}
 # Name: (columns, unfitted classifier from the mask of categories and the seed).
 MODELS = {
     "SVC": (scaled, lambda c, seed: SVC(random_state=seed)),
@@ -166,6 +177,14 @@ VARIANTS = {
     "SAMN, first recipe": (raw, make_first_recipe),
     "SAMN, no vote": (raw, functools.partial(make_samn, neighbor_weight=0.0)),
     "SAMN, plain vote": (raw, make_plain_vote),
+    **{
+        name + suffix: (
+            raw,
+            functools.partial(make_neighbor_network, network, **params),
+        )
+        for name, network in NEIGHBOR_NETWORKS.items()
+        for suffix, params in (("", {}), (", no vote", {"neighbor_weight": 0.0}))
+    },
 }
 SLOW = {"RealMLP": (scaled, make_realmlp), "TabM": (scaled, make_tabm)}
 
