@@ -116,18 +116,8 @@ class PlainVote(SAMNClassifier):
         pass
 
 
-def make_plain_vote(categorical, seed):
-    return PlainVote(categorical_features=categorical, device="cpu", random_state=seed)
-
-
-def make_first_recipe(categorical, seed):
-    return FirstRecipe(
-        categorical_features=categorical, device="cpu", random_state=seed
-    )
-
-
-def make_neighbor_network(network, categorical, seed, **params):
-    return network(
+def make_ours(estimator, categorical, seed, **params):
+    return estimator(
         categorical_features=categorical, device="cpu", random_state=seed, **params
     )
 
@@ -174,14 +164,11 @@ MODELS = {
 }
 # Run with --models only.
 VARIANTS = {
-    "SAMN, first recipe": (raw, make_first_recipe),
+    "SAMN, first recipe": (raw, functools.partial(make_ours, FirstRecipe)),
     "SAMN, no vote": (raw, functools.partial(make_samn, neighbor_weight=0.0)),
-    "SAMN, plain vote": (raw, make_plain_vote),
+    "SAMN, plain vote": (raw, functools.partial(make_ours, PlainVote)),
     **{
-        name + suffix: (
-            raw,
-            functools.partial(make_neighbor_network, network, **params),
-        )
+        name + suffix: (raw, functools.partial(make_ours, network, **params))
         for name, network in NEIGHBOR_NETWORKS.items()
         for suffix, params in (("", {}), (", no vote", {"neighbor_weight": 0.0}))
     },

@@ -25,6 +25,7 @@ from itertools import pairwise
 import numpy as np
 import skorch
 import torch
+from _common import timed
 from sklearn.datasets import make_classification
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
@@ -176,21 +177,11 @@ def measure(n_rows, epochs, rounds):
     for _ in tqdm(range(rounds), unit="round"):
         for name, (fit, predict, n_threads) in CONTESTANTS.items():
             with torch_threads(n_threads):
-                start = time.perf_counter()
-                fitted = fit(X, y, epochs)
-                seconds = time.perf_counter() - start
-                rate = n_rows / predict_seconds(predict, fitted, X)
+                fitted, seconds = timed(fit, X, y, epochs)
+                predictions = [timed(predict, fitted, X)[1] for _ in range(5)]
+            rate = n_rows / statistics.median(predictions)
             figures[name].append((seconds / epochs, rate))
     return figures
-
-
-def predict_seconds(predict, fitted, X):
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        predict(fitted, X)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
 
 
 def import_seconds(statement, rounds):
