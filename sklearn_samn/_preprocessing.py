@@ -330,7 +330,9 @@ def make_preprocessor(X, y, categorical, scaling, dtype, seed):
         scaling = "quantile" if len(y) >= MIN_QUANTILE_ROWS else "robust"
     scaler = NumericScaler(scaling=scaling, dtype=dtype, random_state=seed)
     numeric, one_hot, target = _kinds(X, categorical)
-    missing = numeric[np.isnan(as_numbers(take_columns(X, numeric))).any(axis=0)]
+    # Where all are numbers they are not copied.
+    numbers = as_numbers(X if categorical is None else take_columns(X, numeric))
+    missing = numeric[np.isnan(numbers).any(axis=0)]
     if categorical is None and not len(missing):
         return scaler.set_output(transform="default")
     parts = [

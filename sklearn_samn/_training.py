@@ -325,13 +325,14 @@ class Net(NeuralNet):
         """One epoch, recorded by its mean loss; NaN ends the training."""
         if iterator is None:
             return
-        total, n_rows = 0.0, 0
+        total, n_rows = None, 0
         for batch in iterator:
             self.notify("on_batch_begin", batch=batch, training=training)
             step = step_fn(batch, **fit_params)
-            size = len(batch[1]["y"])
+            loss, size = step["loss"].detach(), len(batch[1]["y"])
             # Stays on the device: reading the loss would wait for every batch.
-            total, n_rows = total + step["loss"].detach() * size, n_rows + size
+            total = loss * size if total is None else total.add(loss, alpha=size)
+            n_rows += size
             self.notify("on_batch_end", batch=batch, training=training, **step)
         total, n_rows = self._sum_over_processes(total, n_rows)
         loss = total / n_rows

@@ -131,7 +131,8 @@ class MemberLinear(nn.Module):
     -----
     **Shape**
 
-    - input: (n_members, n_samples, in_features)
+    - input: (n_members, n_samples, in_features); where the layer has no bias of its
+      own also a constant for all members, (out_features,)
     - output: (n_members, n_samples, out_features)
 
     Examples
@@ -151,17 +152,17 @@ class MemberLinear(nn.Module):
         constant = torch.empty(n_members, out_features).uniform_(-bound, bound)
         self.bias = nn.Parameter(constant) if bias else None
 
-    def forward(self, x):
+    def forward(self, x, constant=None):
+        """The products, and the constant: the layer's own if it has one."""
+        if self.bias is not None:
+            constant = self.bias.unsqueeze(1)
         if len(x) == 1:
-            return self._single(x).unsqueeze(0)
-        if self.bias is None:
+            # Half the time of a product of batches.
+            constant = None if constant is None else constant.view(-1)
+            return nn.functional.linear(x, self.weight.squeeze(0), constant)
+        if constant is None:
             return torch.bmm(x, self.weight.mT)
-        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
-
-    def _single(self, x):
-        # Half the time of a product of batches.
-        bias = None if self.bias is None else self.bias.squeeze(0)
-        return nn.functional.linear(x.squeeze(0), self.weight.squeeze(0), bias)
+        return torch.baddbmm(constant, x, self.weight.mT)
 
 
 class MemberBatchNorm(nn.Module):

@@ -461,7 +461,7 @@ class SampleNetwork(nn.Module):
     def _logits(self, h, mass):
         logits = self.bias
         if self.head in ("both", "linear"):
-            logits = logits + self.linear(h)
+            logits = self.linear(h, logits)
         if self.head != "linear":
             logits = logits + nn.functional.softplus(self.gate) * (mass + FLOOR).log()
         return logits

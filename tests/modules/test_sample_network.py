@@ -217,11 +217,20 @@ def test_rows_of_later_chunks_are_numbered_on():
 # --- several networks at once
 
 
-def test_members_are_networks_of_their_own():
-    layer, x = MemberLinear(3, 4, 2).double(), double(3, 5, 4)
-    for member in range(3):
+@pytest.mark.parametrize("n_members", [1, 3])
+def test_members_are_networks_of_their_own(n_members):
+    layer, x = MemberLinear(n_members, 4, 2).double(), double(n_members, 5, 4)
+    for member in range(n_members):
         expected = x[member] @ layer.weight[member].T + layer.bias[member]
         assert torch.allclose(layer(x)[member], expected)
+
+
+@pytest.mark.parametrize("n_members", [1, 3])
+def test_one_constant_for_all_members(n_members):
+    layer = MemberLinear(n_members, 4, 2, bias=False).double()
+    x, constant = double(n_members, 5, 4), double(2)
+    assert torch.allclose(layer(x, constant), layer(x) + constant)
+    assert torch.allclose(layer(x), x @ layer.weight.mT)
 
 
 def test_batch_norm_of_members():
