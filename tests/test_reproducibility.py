@@ -326,6 +326,32 @@ def test_a_row_does_not_depend_on_the_others(name, monkeypatch):
     assert_allclose(model.predict_proba(X), expected, atol=1e-5)
 
 
+def assert_alone_as_among_others(model, X):
+    expected = model.predict_proba(X)
+    for size in (1, 2, 3, 5, 17):
+        parts = np.array_split(X[:60], 60 // size)
+        found = np.concatenate([model.predict_proba(part) for part in parts])
+        assert_allclose(found, expected[:60], atol=1e-6)
+
+
+@each_classifier
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_row_alone_is_as_among_others(name, dtype):
+    """Rounding would say which of many that are equally near have a vote."""
+    rng = np.random.default_rng(0)
+    X, y = rng.integers(0, 2, (1000, 12)), rng.integers(0, 2, 1000)
+    model = clone(CLASSIFIERS[name]).set_params(max_epochs=1, dtype=dtype)
+    assert_alone_as_among_others(model.fit(X, y), X)
+
+
+def test_a_stored_row_alone_is_as_among_others():
+    """At no distance from itself rounding is all that there is."""
+    X = np.random.default_rng(0).normal(size=(2000, 16))
+    y = (4 * (X[:, 0] + X[:, 1]).argsort().argsort() / 1000).astype(int)
+    model = clone(CLASSIFIERS["samn"]).set_params(max_epochs=3, n_members=1)
+    assert_alone_as_among_others(model.fit(X, y), X)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n_classes", [2, 7, FEW_CLASSES + 1])
 @_training.one_thread()
