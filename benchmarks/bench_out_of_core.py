@@ -5,9 +5,9 @@
     covertype (classes 0, 1, 2; its columns, then a part of them again), each with its
     own jitter; the files are built once and kept in --folder. Memory is the peak of the
     resident memory above its level when the libraries are imported (Linux only); the
-    labels count. Speed is in rows a second (times the epochs), and as the share of it
-    that reading the file once from start to end takes, right before; whatever the
-    system has cached, it has cached for both.
+    labels count, those of fit in fit alone. Speed is in rows a second (times the
+    epochs), and as the share of it that reading the file once from start to end takes,
+    right before; whatever the system has cached, it has cached for both.
 (b) The same of V2VSLS, whose fit_resample writes the rows and those made of the rarest
     class, up to the count of the largest, into a .npy file.
 (c) Macro F1 on held-out rows of covertype, by block and in memory, same parameters.
@@ -108,6 +108,7 @@ def measure_cost(paths, model, epochs):
         y = np.load(paths[1])
         estimator = make_model(model, epochs)
         fit_seconds, fit_mib = peak_of(estimator.fit, [paths[0]], y, above=before)
+        del y
         predict = peak_of(estimator.predict, [paths[0]], above=before)
     return {
         "file_mib": paths[0].stat().st_size / 2**20,

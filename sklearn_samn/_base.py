@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -307,9 +307,10 @@ def _check_levels(X, columns):
 
 def check_one_kind(y):
     """Raise a ValueError for labels that have no order, such as 1 and "a"."""
-    y = np.asarray(y)
+    # Of a list NumPy would make strings, whatever else is in it.
+    y = np.asarray(y, dtype=None if hasattr(y, "dtype") else object)
     listed = y.dtype == object and y.ndim > 0
-    kinds = {type(label).__name__ for label in y.ravel()} if listed else set()
+    kinds = {_kind(label) for label in y.ravel()} if listed else set()
     # NaN is how some dtypes of strings show what is missing.
     nan = kinds >= {"str", "float"} and any(
         isinstance(label, float) and math.isnan(label) for label in y.ravel()
@@ -325,6 +326,10 @@ def check_one_kind(y):
             f"y mixes labels of the types {sorted(kinds)}; make them one, as in "
             f"[str(label) for label in y]."
         )
+
+
+def _kind(label):
+    return "str" if isinstance(label, str) else type(label).__name__
 
 
 @contextmanager
@@ -487,9 +492,9 @@ class NeuralMixin:
             _training.load_weights(module, weights)
         except RuntimeError as error:
             raise ValueError(
-                f"warm_start=True and partial_fit continue from the fitted network, "
-                f"whose shape does not fit the present data and parameters. Set them "
-                f"back, or begin anew: fit with warm_start=False. ({error})"
+                "warm_start=True and partial_fit continue from the fitted network, "
+                "whose shape does not fit the present data and parameters. Set them "
+                "back, or begin anew: fit with warm_start=False."
             ) from error
 
     def _train(self, module, criterion, dataset, valid, device, **changes):
@@ -568,8 +573,8 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         y : array-like of shape (n_samples,)
             Class labels, at least two classes.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weight of each row in the loss. Rows of weight zero are left
-            out altogether.
+            Non-negative weight of each row in the loss, and among the stored rows that
+            are attended to or vote. Rows of weight zero are left out altogether.
 
         Returns
         -------
@@ -602,7 +607,12 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         seed = self._seed()
         rng = np.random.default_rng(seed)
         y = np.searchsorted(self.classes_, y)
-        Z = self._preprocess(X, y, weight > 0, None if warm else seed)
+        look = partial(self._fit_preprocessor, seed=seed)
+        if warm and chunk:
+            look = self._look_at_chunk
+        elif warm:
+            look = partial(self._look_again, seed=seed)
+        Z = self._preprocess(X, y, weight > 0, look)
         train, valid = np.flatnonzero(weight > 0), None
         if self.early_stopping and not chunk:
             train, valid = stratified_holdout(y, train, self.validation_fraction, rng)
@@ -638,20 +648,24 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         self._keep(net, past)
         return self
 
-    def _preprocess(self, X, y, used, seed):
-        """What the network sees of the used rows; a seed says to fit that to them."""
+    def _preprocess(self, X, y, used, look):
+        """What the network sees of the used rows; ``look`` makes it of rows and y."""
         if used.all():
-            return self._preprocess_used(X, y, seed)
+            return look(X, y)
         rows = np.flatnonzero(used)
-        seen = self._preprocess_used(_preprocessing.take_rows(X, rows), y[rows], seed)
+        seen = look(_preprocessing.take_rows(X, rows), y[rows])
         # Others keep their place, but nobody looks at them.
         Z = np.zeros((len(y), seen.shape[1]), dtype=seen.dtype)
         Z[rows] = seen
         return Z
 
-    def _preprocess_used(self, X, y, seed):
-        if seed is None:
-            return _preprocessing.transform(self.preprocessor_, X)
+    def _look_at_chunk(self, X, y):
+        return _preprocessing.transform(self.preprocessor_, X)
+
+    def _look_again(self, X, y, seed):
+        return _preprocessing.transform_again(self.preprocessor_, X, y, seed)
+
+    def _fit_preprocessor(self, X, y, seed):
         self.preprocessor_ = _preprocessing.make_preprocessor(
             X, y, self.is_categorical_, self.scaling, self.dtype, seed
         )
@@ -684,6 +698,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         """What a trained module should take along of the data; nothing here."""
 
     def _validate_training_data(self, X, y, sample_weight, reset, classes=None):
+        X = _preprocessing.as_pandas(X)
         check_one_kind(y)
         if reset:
             self.is_categorical_ = _preprocessing.categorical_mask(
@@ -735,6 +750,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
 
     def _validate(self, X, y="no_validation", *, reset):
         """Numbers as an array of them, a table with categories as it came."""
+        X = _preprocessing.as_pandas(X)
         if self.is_categorical_ is not None:
             return validate_table(self, X, y, reset=reset)
         return validate_finite(self, X, y, reset=reset, dtype=FLOATS)
@@ -782,8 +798,24 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         self._check_finite(probabilities)
         return probabilities
 
+    def predict_log_proba(self, X):
+        """Logarithms of the class probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Of :meth:`predict_proba`; minus infinity for a probability of zero.
+        """
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
+
     def _check_finite(self, outputs):
-        """Refuse outputs of the network, of which each row has some, not finite."""
+        """Refuse outputs, of which each row has some, not finite."""
         finite = np.isfinite(outputs)
         if not finite.all():
             row = np.argwhere(~finite)[0, 0]
@@ -853,22 +885,23 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
     def _make_datasets(self, module, Z, y, weight, train, valid, rng, device):
         self._check_enough_rows(len(train))
         first, position = _neighbors.distinct_rows(Z[train], y[train])
-        reference = train[first]
+        rows = train[first]
+        reference, codes = Z[rows], y[rows]
         mass = np.bincount(position, weights=weight[train])
         # Built once, and only where something asks for it.
         search = cache(
-            lambda: _neighbors.make_search(self.neighbors, Z[reference], self.n_jobs)
+            lambda: _neighbors.make_search(self.neighbors, reference, self.n_jobs)
         )
-        self._keep_reference(Z[reference], y[reference], mass, reference, search, rng)
-        self._keep_voters(Z[reference], y[reference], mass, len(train))
-        found = self._neighbor_indices(Z[reference], search, rng)
+        self._keep_reference(reference, codes, mass, rows, search, rng)
+        self._keep_voters(reference, codes, mass, len(train))
+        found = self._neighbor_indices(reference, search, rng)
         # rng: training draws what it needs anew, validation must not.
         tables = [(train, position, found[position], rng)]
         if valid is not None:
             nowhere = np.full(len(valid), -1)
             found = self._nearest(search(), Z[valid], nowhere, len(reference))
             tables.append((valid, nowhere, found, None))
-        x, labels = (self._tensor(a, device) for a in (Z[reference], y[reference]))
+        x, labels = (self._tensor(a, device) for a in (reference, codes))
         datasets = [
             self._dataset(
                 *self._row_tensors((Z, y, weight), rows, device),
@@ -1009,7 +1042,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
                 f"out_of_core=False takes arrays in memory, not {type(X).__name__}; "
                 f"set out_of_core='auto', or read it into an array before."
             )
-        wanted = not isinstance(self.out_of_core, str) and self.out_of_core
+        wanted = self.out_of_core != "auto" and self.out_of_core
         return lazy or (wanted and _blocks.can_be_read(X))
 
     def _fit(self, X, y, sample_weight):
@@ -1045,7 +1078,8 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         checkpoint = self._make_checkpoint(rng, *facts)
         past = self.history_ if warm else ()
         weights = _training.weights_to_numpy(self.net_) if warm else None
-        Z = self._preprocess_used(rows, y[sample], None if warm else seed)
+        look = self._look_again if warm else self._fit_preprocessor
+        Z = look(rows, y[sample], seed)
         self._module_args = self._get_module_args(Z.shape[1], used.sum())
         with _training.reproducible(seed, device):
             module = self._to_dtype(self._module_class(**self._module_args))
@@ -1096,7 +1130,8 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         """Rows read by the buffer, the sample being their neighbours and memories."""
         first, position = _neighbors.distinct_rows(Z, y[sample])
         reference, codes = Z[first], y[sample[first]]
-        mass = np.bincount(position, weights=weight[sample])
+        # By the largest: the sum of very large ones would be infinite.
+        mass = np.bincount(position, weights=weight[sample] / weight.max())
         search = cache(
             lambda: _neighbors.make_search(self.neighbors, reference, self.n_jobs)
         )
@@ -1147,7 +1182,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         -------
         array-like of shape (n_samples, n_classes)
             ``out``: probabilities, in the order of ``classes_``. A row's depend on that
-            row alone, not on the others of the call.
+            row alone, not on the others of the call, but for rounding.
 
         Raises
         ------

@@ -63,9 +63,10 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         paper's, for none. "auto" is 16 from 2,000 training rows on where there are up
         to 30 columns of numbers, else 0.
     neighbor_weight : "auto" or float in [0, 1), default="auto"
-        Share w of the 20 training rows that are nearest to a row, the nearer the more:
-        class probabilities are the network's to the power 1 - w times those rows' to
-        the power w, normalised. Takes no training. "auto" is 0.4 for up to 10,000
+        Share w of the 20 training rows that are nearest to a row, the nearer the more,
+        copies counted as one row of their weight: class probabilities are the network's
+        to the power 1 - w times the class shares of those rows to the power w,
+        normalised. Takes no training. "auto" is 0.4 for up to 10,000
         training rows and 0, the paper's, for more. Only used where labels are
         predicted. ``predict_neighbors`` is the network alone.
     max_epochs : int, at least 1, default=20
@@ -76,8 +77,8 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         "one_cycle" climbs in a line to ``lr`` over the first tenth of the steps and
         falls to zero in a cosine; "constant" is the paper's.
     batch_size : "auto" or int, at least 1, default="auto"
-        Rows a step. "auto" is the power of two nearest to a sixteenth of the training
-        rows, within 16 and 256. More than there are rows is clipped with a warning.
+        Rows a step. "auto" is a power of two, about a sixteenth of the training rows,
+        within 16 and 256. More than there are rows is clipped with a warning.
     optimizer : {"adamw", "adam", "sgd"}, default="adamw"
         Optimizer, torch's fused version.
     weight_decay : float, at least 0, default=0.01
@@ -94,8 +95,8 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         indices, or names of columns of a DataFrame; None: none. Up to 64 levels
         become a column each, more are encoded by their targets.
     class_weight : dict, "balanced" or None, default=None
-        Weight of each class in the loss, as in scikit-learn: "balanced" is inversely
-        proportional to the class counts.
+        Weight of each class in the loss and in the vote (``neighbor_weight``), as in
+        scikit-learn: "balanced" is inversely proportional to the class counts.
     early_stopping : bool, default=False
         Whether to hold out part of the training rows, stop when the loss on them no
         longer falls, and go back to the best weights.
@@ -121,11 +122,11 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         parts. True: also those of arrays, above all of a ``numpy.memmap``, which "auto"
         takes for an array in memory, as joblib makes one of any large array. False
         refuses what is no array. By block, ``fit`` takes finite numbers alone, scales
-        by a random sample of at most 100,000 rows, draws neighbours and memories from
-        it by Algorithm 1 (for ``neighbors="exact"``, too; an object is refused), and
-        holds out 10,000 rows at most.
-        An epoch takes each row once: blocks of about 1 MiB come in random order, and
-        the rows of 64 MiB of them are shuffled together.
+        by a random sample of at most 100,000 rows (64 MiB), draws neighbours, memories
+        and the rows that vote from it, by Algorithm 1 (for ``neighbors="exact"``, too;
+        an object is refused), and holds out 10,000 rows at most. An epoch takes each
+        row once: blocks of about 1 MiB come in random order, and the rows of 64 MiB of
+        them are shuffled together.
     checkpoint : path or None, default=None
         File that ``fit`` writes after each epoch, whole or not at all. If it is there
         already, ``fit`` goes on from it, on a CPU to the same bits as without the
@@ -317,11 +318,11 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         }
 
     def _keep_reference(self, Z, y, weight, rows, search, rng):
-        for name in ("_reference", "_votes", "_search"):
+        for name in ("_reference", "_votes", "_search", "_searched_by"):
             vars(self).pop(name, None)
         if self.output == "vectors":
             # A vote needs real rows to look up: one copy of them, with their weights.
-            self._reference = Z
+            self._reference, self._searched_by = Z, self.neighbors
             one_hot = y[:, None] == np.arange(len(self.classes_))
             self._votes = one_hot * weight[:, None]
             self._search = search()
@@ -329,7 +330,7 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
     def __getstate__(self):
         state = super().__getstate__()
         # Rebuilt from the rows; an object of the user's is kept as it is.
-        if isinstance(self.neighbors, str):
+        if isinstance(state.get("_searched_by"), str):
             state.pop("_search", None)
         return state
 
@@ -352,7 +353,7 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         """Share of each class among the K rows nearest to each of the K vectors."""
         if "_search" not in vars(self):
             self._search = _neighbors.make_search(
-                self.neighbors, self._reference, self.n_jobs
+                self._searched_by, self._reference, self.n_jobs
             )
         n_rows, k, _ = vectors.shape
         # Copies are stored as one row, so that there may be fewer.

@@ -64,9 +64,10 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         paper's, for none. "auto" is 16 from 2,000 training rows on where there are up
         to 30 columns of numbers, else 0.
     neighbor_weight : "auto" or float in [0, 1), default="auto"
-        Share w of the 20 training rows that are nearest to a row, the nearer the more:
-        class probabilities are the network's to the power 1 - w times those rows' to
-        the power w, normalised. Takes no training. "auto" is 0.4 for up to 10,000
+        Share w of the 20 training rows that are nearest to a row, the nearer the more,
+        copies counted as one row of their weight: class probabilities are the network's
+        to the power 1 - w times the class shares of those rows to the power w,
+        normalised. Takes no training. "auto" is 0.4 for up to 10,000
         training rows and 0, the paper's, for more. ``predict_neighbors`` is the network
         alone.
     max_epochs : int, at least 1, default=20
@@ -77,8 +78,8 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         "one_cycle" climbs in a line to ``lr`` over the first tenth of the steps and
         falls to zero in a cosine; "constant" is the paper's.
     batch_size : "auto" or int, at least 1, default="auto"
-        Rows a step. "auto" is the power of two nearest to a sixteenth of the training
-        rows, within 16 and 256. More than there are rows is clipped with a warning.
+        Rows a step. "auto" is a power of two, about a sixteenth of the training rows,
+        within 16 and 256. More than there are rows is clipped with a warning.
     optimizer : {"adamw", "adam", "sgd"}, default="adamw"
         Optimizer, torch's fused version.
     max_grad_norm : float above 0 or None, default=10.0
@@ -98,8 +99,8 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         indices, or names of columns of a DataFrame; None: none. Up to 64 levels
         become a column each, more are encoded by their targets.
     class_weight : dict, "balanced" or None, default=None
-        Weight of each class in the loss, as in scikit-learn: "balanced" is inversely
-        proportional to the class counts.
+        Weight of each class in the loss and in the vote (``neighbor_weight``), as in
+        scikit-learn: "balanced" is inversely proportional to the class counts.
     early_stopping : bool, default=False
         Whether to hold out part of the training rows, stop when the loss on them no
         longer falls, and go back to the best weights.
@@ -125,11 +126,11 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         parts. True: also those of arrays, above all of a ``numpy.memmap``, which "auto"
         takes for an array in memory, as joblib makes one of any large array. False
         refuses what is no array. By block, ``fit`` takes finite numbers alone, scales
-        by a random sample of at most 100,000 rows, draws neighbours and memories from
-        it by Algorithm 1 (for ``neighbors="exact"``, too; an object is refused), and
-        holds out 10,000 rows at most.
-        An epoch takes each row once: blocks of about 1 MiB come in random order, and
-        the rows of 64 MiB of them are shuffled together.
+        by a random sample of at most 100,000 rows (64 MiB), draws neighbours, memories
+        and the rows that vote from it, by Algorithm 1 (for ``neighbors="exact"``, too;
+        an object is refused), and holds out 10,000 rows at most. An epoch takes each
+        row once: blocks of about 1 MiB come in random order, and the rows of 64 MiB of
+        them are shuffled together.
     checkpoint : path or None, default=None
         File that ``fit`` writes after each epoch, whole or not at all. If it is there
         already, ``fit`` goes on from it, on a CPU to the same bits as without the
@@ -156,8 +157,8 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
     Attributes
     ----------
     memory_indices_ : ndarray of shape (n_memories, memory_size)
-        Training row behind each entry of the kept memories. There is one memory where
-        it holds all rows.
+        Training row behind each entry of the kept memories. Where there are no more
+        different rows than ``memory_size``, one memory holds them all.
     classes_ : ndarray of shape (n_classes,)
         Class labels.
     n_features_in_ : int
@@ -334,11 +335,10 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         size = min(self.memory_size, len(Z))
         # A memory of all rows is the same memory every time.
         n_memories = self.n_memories if size < len(Z) else 1
-        drawn = [
-            np.sort(rng.choice(len(Z), size, replace=False)) for _ in range(n_memories)
-        ]
-        self._memories = Z[np.stack(drawn)]
-        self.memory_indices_ = rows[np.stack(drawn)]
+        draws = (rng.choice(len(Z), size, replace=False) for _ in range(n_memories))
+        drawn = np.sort(list(draws), axis=1)
+        self._memories = Z[drawn]
+        self.memory_indices_ = rows[drawn]
 
     def _extra_inputs(self, own, reference, rng):
         if rng is None:

@@ -67,6 +67,11 @@ def as_table(X):
     return check_array(X, dtype=dtype, ensure_all_finite=False)
 
 
+def as_pandas(X):
+    """A table of pyarrow, whose dates and strings would not be seen, as a frame."""
+    return X.to_pandas() if hasattr(X, "column_names") else X
+
+
 def is_dense_frame(X):
     """Whether X is a pandas frame other than a sparse one."""
     dtypes = X.dtypes if hasattr(X, "iloc") and X.ndim == 2 else ()
@@ -402,6 +407,26 @@ def fit_transform(preprocessor, X, y):
     with routing, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         return np.ascontiguousarray(preprocessor.fit_transform(X, y))
+
+
+def transform_again(preprocessor, X, y, seed):
+    """The matrix of the training rows of a later fit.
+
+    Encodings by targets are cross-fitted on these rows: the encoder of the first fit
+    knows the labels of those that were there as well.
+    """
+    Z = transform(preprocessor, X)
+    target = getattr(preprocessor, "named_transformers_", {}).get("target")
+    if target is None:
+        return Z
+    columns = next(c for name, _, c in preprocessor.transformers_ if name == "target")
+    levels, _, scaler = (step for _, step in target.steps)
+    rows = levels.transform(take_columns(X, columns))
+    encoded = fit_transform(_target_encoder(y, seed), rows, y)
+    # Fewer columns where a class is not there this time.
+    if encoded.shape[1] == scaler.n_features_in_:
+        Z[:, preprocessor.output_indices_["target"]] = scaler.transform(encoded)
+    return Z
 
 
 def transform(preprocessor, X):

@@ -194,8 +194,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         indices, or names of columns of a DataFrame; None: none. Up to 64 levels
         become a column each, more are encoded by their targets.
     class_weight : dict, "balanced" or None, default=None
-        Weight of each class in the loss, as in scikit-learn: "balanced" is inversely
-        proportional to the class counts.
+        Weight of each class in the loss, the memory and the vote, as in scikit-learn:
+        "balanced" is inversely proportional to the class counts.
     early_stopping : bool, default=False
         Whether to hold out part of the training rows, stop when the loss on them no
         longer falls, and go back to the best weights.
@@ -231,8 +231,8 @@ class SAMNClassifier(BaseNeuralClassifier):
     ----------
     support_ : ndarray of shape (n_support,)
         Indices of the training rows that are stored, counted over all chunks after
-        ``partial_fit``. Equal rows count as the first of them. Only with stored
-        samples, as are the next three.
+        ``partial_fit``. Equal rows of a chunk count as the first of them. Only with
+        stored samples, as are the next three.
     support_labels_ : ndarray of shape (n_support,)
         Their classes; of equal rows with several labels, the heaviest.
     support_weights_ : ndarray of shape (n_support,)

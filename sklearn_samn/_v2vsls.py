@@ -132,8 +132,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         "one_cycle" climbs in a line to ``lr`` over the first tenth of the steps and
         falls to zero in a cosine; "constant" is the paper's.
     batch_size : "auto" or int, at least 1, default="auto"
-        Rows a step. "auto" is the power of two nearest to a sixteenth of the training
-        rows, within 16 and 256. More than there are rows is clipped with a warning.
+        Rows a step. "auto" is a power of two, about a sixteenth of the training rows,
+        within 16 and 256. More than there are rows is clipped with a warning.
     optimizer : {"adamw", "adam", "sgd"}, default="adamw"
         Optimizer, torch's fused version.
     weight_decay : float, at least 0, default=0.01
@@ -400,8 +400,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             ``out``, an array-like of shape (n_samples_new, n_features): where to put
             the rows, which are then read and made by block, as :meth:`resample_blocks`
             does: an array, or what has shape and dtype of one and takes
-            ``out[start:stop] = rows``, such as an ``h5py.Dataset``. Its dtype must
-            hold float32 if the rows of X are, and else float64.
+            ``out[start:stop] = rows``, such as an ``h5py.Dataset``. Its dtype must be
+            one of floats, to which rows are rounded.
 
         Returns
         -------

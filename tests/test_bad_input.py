@@ -933,7 +933,8 @@ def test_labels_that_are_missing(estimator, missing):
 @every_estimator
 def test_labels_of_several_types(estimator):
     X, _ = data()
-    for y in (np.array(["a", 1] * 45, dtype=object), pd.Series([1, "a"] * 45)):
+    mixed = ["a", 1] * 45
+    for y in (np.array(mixed, dtype=object), pd.Series(mixed), mixed):
         refused(estimator, X, y, r"y mixes labels of the types \['int', 'str'\]")
 
 

@@ -739,6 +739,17 @@ def test_early_stopping_holds_rows_out(classifier):
 
 
 @each_classifier
+def test_logarithms_of_probabilities(classifier, monkeypatch):
+    X, y = overlapping()
+    model = clone(classifier).fit(X, y)
+    probabilities = model.predict_proba(X)
+    assert_allclose(model.predict_log_proba(X), np.log(probabilities))
+    probabilities[:, 0] = 0
+    monkeypatch.setattr(model, "predict_proba", lambda X: probabilities)
+    assert (model.predict_log_proba(X)[:, 0] == -np.inf).all()
+
+
+@each_classifier
 def test_warm_start_continues(classifier):
     X, y = overlapping()
     model = clone(classifier).set_params(warm_start=True, max_epochs=3).fit(X, y)

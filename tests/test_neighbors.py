@@ -428,6 +428,19 @@ def test_by_default_few_rows_vote_and_many_do_not(network):
     assert network(neighbor_weight=0.2)._neighbor_share(10_001) == 0.2
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("scale", [1e-60, 1e60])
+def test_a_factor_of_all_weights_does_not_count(network, scale):
+    X, y = make_moons(150, noise=0.3, random_state=0)
+    weight = np.random.default_rng(0).integers(1, 4, 150).astype(float)
+    params = {"max_epochs": 1, "random_state": 0, "out_of_core": True}
+    expected, found = (
+        network(**params).fit(X, y, sample_weight=w).predict_proba(X)
+        for w in (weight, scale * weight)
+    )
+    assert_allclose(found, expected, atol=1e-6)
+
+
 def test_rows_vote_by_predicted_vectors_alone():
     X, y = make_moons(100, noise=0.3, random_state=0)
     params = {"output": "vectors", "max_epochs": 1, "random_state": 0}

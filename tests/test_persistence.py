@@ -402,11 +402,15 @@ def test_the_users_search_is_kept():
     model = KNNSeq2SeqClassifier(
         max_epochs=2,
         output="vectors",
-        neighbors=NearestNeighbors(algorithm="ball_tree"),
+        neighbors=NearestNeighbors(metric="manhattan"),
         random_state=0,
     ).fit(X, y)
     buffer = io.BytesIO()
     joblib.dump(model, buffer)
     buffer.seek(0)
     read = joblib.load(buffer)
-    assert_array_equal(read.predict_proba(X), model.predict_proba(X))
+    expected = model.predict_proba(X)
+    assert_array_equal(read.predict_proba(X), expected)
+    # Whatever the next fit is to search by.
+    model.set_params(neighbors="exact")
+    assert_array_equal(copy.deepcopy(model).predict_proba(X), expected)

@@ -659,6 +659,21 @@ def test_a_thousand_levels_do_not_leak_random_labels(classifier):
     assert model.loss_curve_[-1] > 0.95 * unlearned_loss(classifier, frame, y)
 
 
+@each_classifier
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_a_later_fit_does_not_leak_labels_into_levels(classifier, n_classes):
+    frame, _ = many_levels(1000, 300)
+    y = np.random.default_rng(1).integers(0, n_classes, 1000)
+    model = clone(classifier).set_params(max_epochs=4, warm_start=True).fit(frame, y)
+    first = model.loss_curve_[0]
+    model.fit(frame, y)
+    # The fitted encoder tells the labels; a network that saw it would soon be sure.
+    assert model.loss_curve_[-1] > 0.9 * first
+    # A class less is fewer columns: then the encoding is that of the first fit.
+    model.fit(frame[y > 0], y[y > 0])
+    assert np.isfinite(model.predict_proba(frame)).all()
+
+
 def unlearned_loss(classifier, frame, y):
     """The last loss on a table that holds nothing but noise."""
     model = clone(classifier).set_params(max_epochs=4)
@@ -734,6 +749,21 @@ def test_warm_start_keeps_the_preprocessor(classifier):
     half = frame[frame["town"] != "Bonn"].assign(count=1)
     model.fit(half, y[half.index])
     assert model.preprocessor_ is preprocessor
+
+
+@each_classifier
+def test_tables_of_pyarrow(classifier):
+    pyarrow = pytest.importorskip("pyarrow")
+    frame, y = table()
+    frame = frame[["income", "town"]]
+    expected = clone(classifier).set_params(max_epochs=1).fit(frame, y)
+    rows = pyarrow.Table.from_pandas(frame)
+    model = clone(expected).fit(rows, y)
+    assert_array_equal(model.predict_proba(rows), expected.predict_proba(frame))
+    assert model.is_categorical_.tolist() == [False, True]
+    dates = rows.append_column("day", pyarrow.array([pd.Timestamp(0)] * len(frame)))
+    with pytest.raises(ValueError, match="dates or durations in column 'day'"):
+        clone(model).fit(dates, y)
 
 
 @each_classifier

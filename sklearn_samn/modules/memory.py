@@ -370,7 +370,8 @@ class NeighborMemory(SampleMemory):
         # Of an entry of several rows the others still vote.
         less = (nearness * (places == own.unsqueeze(1))).sum(1) * share
         rest = self._count(nearness, places) - less.unsqueeze(1) * labels
-        return rest.clamp_min(0) / rest.clamp_min(0).sum(1, keepdim=True)
+        rest.clamp_min_(0)
+        return rest / rest.sum(1, keepdim=True)
 
     def _count(self, shares, places):
         return shares.unsqueeze(1).bmm(self.labels[places]).squeeze(1)
