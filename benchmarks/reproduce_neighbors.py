@@ -11,6 +11,8 @@ and MNkNN_VEC (MemNetKNNClassifier), with their defaults, beside
   "V2VSLS, short" with 8 epochs for 20, which noise pays for; "V2VSLS, chosen": the
   default or one of them, whichever has the best corrected F1 on the validation rows,
   as the paper chooses parameters; its seconds are those of all three
+- "V2VSLS, voted", of which the 20 nearest training rows vote as well, as they do by
+  default where there are fewer rows
 - with --paper the published version of each network, from the Notes of its docstring
 - "cross-entropy alone": the same network with each row as its own K neighbours, which
   leaves cross-entropy, of each step and of their mean, and says what real neighbours
@@ -251,6 +253,7 @@ NETWORKS = {
 # For many rows of little noise, and for few or noisy ones.
 WIDE = {"hidden_layer_sizes": (256,), "hidden_size": 128, "dropout": 0.1}
 SHORT = {"max_epochs": 8}
+VOTED = {"neighbor_weight": 0.4}
 # From the Notes of the docstrings.
 PAPER_SETTING = {
     "hidden_layer_sizes": (),
@@ -292,6 +295,7 @@ MODELS = {
     **{name: network(name) for name in OURS},
     "V2VSLS, wide": network("V2VSLS", **WIDE),
     "V2VSLS, short": network("V2VSLS", **SHORT),
+    "V2VSLS, voted": network("V2VSLS", **VOTED),
     "kNN" + OUT_OF_CORE: SubsetKNN,
     **{
         name + OUT_OF_CORE: network(name, neighbors="subsets", **SUBSETS)

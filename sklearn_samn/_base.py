@@ -50,6 +50,8 @@ NOT_A_NUMBER = (
     # Of categories in pandas 3, and before.
     "Cannot cast str dtype to float",
     "Cannot cast object dtype to float",
+    # Of lists and the like.
+    "setting an array element with a sequence",
 )
 
 # Largest batch that batch_size="auto" takes.
@@ -263,7 +265,7 @@ def validate_blocks(estimator, X, y, *, reset):
         Labels.
     """
     wanted = estimator.categorical_features
-    if not (wanted is None or isinstance(wanted, str)):
+    if not (wanted is None or isinstance(wanted, str) or len(wanted) == 0):
         raise ValueError(
             f"categorical_features={wanted!r}: rows that are read by block are "
             f"numbers alone; encode the categories before, and leave "
@@ -360,7 +362,8 @@ def _strings_message(estimator, X, columns, error, reset):
         if reset
         else "In fit it held numbers: give numbers, NaN where one is missing."
     )
-    what = "strings" if isinstance(error, ValueError) else "values that are no numbers"
+    strings = isinstance(error, ValueError) and "sequence" not in str(error)
+    what = "strings" if strings else "values that are no numbers"
     column = _first_column_of_strings(X, columns)
     return f"Input X holds {what} in column {column} ({error}). {cure}"
 
@@ -487,14 +490,19 @@ class NeuralMixin:
         if hasattr(self, "feature_names_in_"):
             self.preprocessor_.feature_names_in_ = self.feature_names_in_
 
-    def _load_previous(self, module, weights):
+    def _load_previous(self, module, weights, before):
         try:
             _training.load_weights(module, weights)
         except RuntimeError as error:
+            changes = "; ".join(
+                f"{name} {before[name]!r} then, {new!r} now"
+                for name, new in self._module_args.items()
+                if name in before and before[name] != new
+            )
             raise ValueError(
-                "warm_start=True and partial_fit continue from the fitted network, "
-                "whose shape does not fit the present data and parameters. Set them "
-                "back, or begin anew: fit with warm_start=False."
+                f"warm_start=True and partial_fit continue from the fitted network, "
+                f"whose shape does not fit the present data and parameters: {changes}. "
+                f"Set them back, or begin anew: fit with warm_start=False."
             ) from error
 
     def _train(self, module, criterion, dataset, valid, device, **changes):
@@ -622,6 +630,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
             weight = weight / weight[train].mean()
         past = self.history_ if warm else ()
         weights = _training.weights_to_numpy(self.net_) if warm else None
+        before = vars(self).get("_module_args")
         checkpoint = self._make_checkpoint(rng, seed, Z, y, weight)
         self._module_args = self._get_module_args(
             Z.shape[1], np.inf if chunk else len(train)
@@ -629,7 +638,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         with _training.reproducible(seed, device):
             module = self._to_dtype(self._module_class(**self._module_args))
             if warm:
-                self._load_previous(module, weights)
+                self._load_previous(module, weights, before)
             else:
                 self._start(module, y[train], weight[train])
             datasets = self._make_datasets(
@@ -724,7 +733,13 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
             by_class = weights_by_class(self.class_weight, seen, classes)
             # Of other labels the weight is zero, or partial_fit refuses them.
             place = np.searchsorted(classes, y).clip(max=len(classes) - 1)
-            weight = weight * by_class[place]
+            with np.errstate(over="ignore"):
+                weight = weight * by_class[place]
+            if not np.isfinite(weight).all():
+                raise ValueError(
+                    "sample_weight times class_weight is infinite for some rows; "
+                    "divide one of them by its largest value."
+                )
         if not weight.any():
             raise ValueError(
                 "sample_weight and class_weight leave every row a weight of zero; each "
@@ -1078,13 +1093,14 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         checkpoint = self._make_checkpoint(rng, *facts)
         past = self.history_ if warm else ()
         weights = _training.weights_to_numpy(self.net_) if warm else None
+        before = vars(self).get("_module_args")
         look = self._look_again if warm else self._fit_preprocessor
         Z = look(rows, y[sample], seed)
         self._module_args = self._get_module_args(Z.shape[1], used.sum())
         with _training.reproducible(seed, device):
             module = self._to_dtype(self._module_class(**self._module_args))
             if warm:
-                self._load_previous(module, weights)
+                self._load_previous(module, weights, before)
             datasets = self._make_block_datasets(
                 X, y, weight, used, Z, sample, held_out, valid, rng, device
             )

@@ -75,7 +75,7 @@ def as_pandas(X):
 def is_dense_frame(X):
     """Whether X is a pandas frame other than a sparse one."""
     dtypes = X.dtypes if hasattr(X, "iloc") and X.ndim == 2 else ()
-    return len(dtypes) > 0 and not all(str(d).startswith("Sparse") for d in dtypes)
+    return not all(str(d).startswith("Sparse") for d in dtypes)
 
 
 def stack_rows(X, parts, n_rows):
@@ -925,6 +925,9 @@ def undo_robust_clip(Z, statistics):
     if statistics is None:
         return X
     center, scale = statistics
+    with np.errstate(over="ignore"):
+        # Finite: nothing times infinity would be no number.
+        scale = np.minimum(CLIP * scale, np.finfo(float).max)
     # Block by block and in place: else most of the time goes into new memory.
     for rows in gen_batches(max(len(X), 1), BLOCK_ROWS):
         block = X[rows]
@@ -933,6 +936,7 @@ def undo_robust_clip(Z, statistics):
         root = np.square(block)
         np.subtract(1, root, out=root)
         block /= np.sqrt(root, out=root)
-        block *= CLIP * scale
-        block += center
+        with np.errstate(over="ignore"):
+            block *= scale
+            block += center
     return X

@@ -40,6 +40,8 @@ SUPPORT_ERROR, SUPPORT_OF_CLASS, MAX_SUPPORT = 0.02, 128, 8192
 LOOKING_WEIGHTS = 2**16
 # Keeps a sum of no weights from being divided by.
 TINY = 1e-30
+# Sizes that a later fit may change.
+MEMORIES = ("memory_size", "pool_size")
 # Training rows whose attention tells which entries matter.
 MAX_LOOKING = 1024
 # Training rows from which on the vote is tuned, and by how many of them.
@@ -280,9 +282,9 @@ class SAMNClassifier(BaseNeuralClassifier):
     A row walks: waves and hidden layers; attention blocks, in which it queries the
     memory; class scores from a linear layer and from the attention on each class. Each
     batch of the training is then written to the memory, where a row never sees itself
-    or a copy of itself. When training ends, the support is stored as the finished
-    network embeds it. The class shares of ``y`` are the starting point of the class
-    biases.
+    or a copy of itself in the same ``fit`` or chunk. When training ends, the support is
+    stored as the finished network embeds it. The class shares of ``y`` are the starting
+    point of the class biases.
 
     The published version, one prototype a class, one hidden layer, a learned gate,
     plain Adam, is ``SAMNClassifier(n_prototypes=1, head="distance", kernel="linear",
@@ -302,7 +304,9 @@ class SAMNClassifier(BaseNeuralClassifier):
     In prediction the rows of the pool that are nearest before any layer vote as well
     (``neighbor_weight``): what a network smooths over, such as a value that stands for
     a class of its own, they have not forgotten. From 800 different training rows on the
-    vote is tuned on 512 of them, own rows left out: a column's differences are
+    vote is tuned on 512 of them, own rows left out, one copy of each (where all rows
+    are there twice it takes the other for a good neighbour: give such rows a
+    ``sample_weight`` instead): a column's differences are
     multiplied by the root mean square of the loss's derivative by it to the power 0, 1
     or 2, whichever makes the neighbours' votes best; then the share w is chosen, unless
     it is given. Not with a ``feature_extractor``, nor with as many ``n_neighbors`` as
@@ -604,7 +608,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         prior[prior == 0] = prior[prior > 0].min()
         module.set_prior(torch.from_numpy(prior / prior.sum()))
 
-    def _load_previous(self, module, weights):
+    def _load_previous(self, module, weights, before):
         # A memory of another size takes what it has room for: fit forgets it anyway,
         # partial_fit writes on behind it.
         stored = {}
@@ -619,7 +623,8 @@ class SAMNClassifier(BaseNeuralClassifier):
                 stored[name][room] = old[room]
             if name.endswith(".rows") and len(old) != len(new):
                 stored[f"{memory}.next"] = np.array(len(old) % max(len(new), 1))
-        super()._load_previous(module, {**weights, **stored})
+        before = {k: v for k, v in before.items() if k not in MEMORIES}
+        super()._load_previous(module, {**weights, **stored}, before)
 
     def _make_criterion(self):
         prototypes = self.n_prototypes != "samples"
@@ -818,7 +823,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         """Attention of rows of the dataset, none looking at itself, part by part."""
         for part in rows.split(looking_batch(module.memory.rows)):
             inputs = dataset[part][0]
-            weights = module.attend(inputs["x"])
+            weights = module.attend(inputs["x"], module.memory.find(inputs["row"]))
             own = inputs["row"].unsqueeze(1) == module.memory.rows
             weights = weights.masked_fill(own, 0)
             yield weights / weights.sum(1, keepdim=True).clamp_min(TINY)

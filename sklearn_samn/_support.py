@@ -75,10 +75,7 @@ def with_dues(importance, classes, n_samples):
     [1.0, 1.0, 1.0, 1.0, 1.0, 3.0]
     """
     due = 2 * importance.sum() / n_samples
-    totals = np.bincount(classes, importance)
-    # 1 for a code without rows, which nobody looks up.
-    totals[totals == 0] = 1
-    return importance * np.maximum(due / totals, 1)[classes]
+    return importance * np.maximum(due / np.bincount(classes, importance)[classes], 1)
 
 
 def sample_size(moves, importance, error):

@@ -48,7 +48,7 @@ NOTHING_LEARNED = (
 # Attributes: what a call learned, and the account of the rows it made.
 LEARNED = (
     *("_net", "_weights", "n_iter_", "history_", "loss_curve_", "validation_scores_"),
-    *("preprocessor_", "_rows", "_row_indices", "_links", "_limits"),
+    *("_module_args", "preprocessor_", "_rows", "_row_indices", "_links", "_limits"),
 )
 ACCOUNT = (
     *("parent_indices_", "neighbor_indices_", "decoder_steps_"),
@@ -382,7 +382,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         """
         with unchanged_on_failure(self):
             super().fit(X, y, **params)
-            self._forget(LEARNED + ACCOUNT)
+            self._forget((*LEARNED, *ACCOUNT, "classes_"))
         return self
 
     def fit_resample(self, X, y, **params):
@@ -554,8 +554,14 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
 
     def _wanted(self):
         """Rows to make of each class, by its code."""
+        for label, n_new in self.sampling_strategy_.items():
+            if n_new != int(n_new):
+                raise ValueError(
+                    f"sampling_strategy={self.sampling_strategy!r} asks for {n_new} "
+                    f"new rows of class {label!r}; give a whole number of rows."
+                )
         return {
-            int(np.searchsorted(self.classes_, label)): n_new
+            int(np.searchsorted(self.classes_, label)): int(n_new)
             for label, n_new in self.sampling_strategy_.items()
             if n_new > 0
         }
@@ -591,17 +597,12 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
 
     def _account_for(self, made):
         """Where each synthetic row came from, as fitted attributes."""
-        empty = np.empty(0, dtype=int)
-        probabilities = np.empty((0, len(self.classes_)))
-        self.parent_indices_ = np.concatenate([empty, *(p.parents for p in made)])
-        self.neighbor_indices_ = np.concatenate([empty, *(p.neighbors for p in made)])
-        self.decoder_steps_ = np.concatenate([empty, *(p.steps for p in made)])
-        self.label_probabilities_ = np.concatenate(
-            [probabilities, *(p.probabilities for p in made)]
-        )
-        self.acceptance_scores_ = np.concatenate(
-            [probabilities[:, 0], *(p.scores for p in made)]
-        )
+        indices, scores = np.empty(0, dtype=int), np.empty(0)
+        empty = indices, indices, indices, np.empty((0, len(self.classes_))), scores
+        # The fields of a part, but for the code and the rows.
+        parts = zip(empty, *(part[2:] for part in made), strict=True)
+        for name, arrays in zip(ACCOUNT, parts, strict=True):
+            setattr(self, name, np.concatenate(arrays))
 
     def sample(self, n_samples, y=None, random_state=None):
         """More synthetic rows, without another training and without an account.
@@ -628,9 +629,11 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         NotFittedError
             If ``fit_resample`` has made no rows yet; ``fit`` makes none.
         ValueError
-            If it made none of the class.
+            If it made none of the class, or a parameter has been set to what it cannot
+            be.
         """
         check_is_fitted(self, "_links", msg=NOTHING_LEARNED)
+        self._validate_params()
         check_scalar(n_samples, "n_samples", Integral, min_val=1)
         code = self._code_to_sample(y)
         rng = check_random_state(random_state)
@@ -711,10 +714,13 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             for code in small[:MAX_NAMED]
         ]
         more = f" and {len(small) - MAX_NAMED} more" * (len(small) > MAX_NAMED)
+        cure = "Lower k_neighbors"
+        if min(counts[code] for code in small) == 1:
+            cure = "Leave classes of one row out of sampling_strategy"
         warn_user(
             f"Class {', class '.join(has)}{more}, fewer than k_neighbors + 1 = "
             f"{self.k_neighbors + 1}: rows are used as neighbours more than once. "
-            f"Lower k_neighbors to silence this."
+            f"{cure} to silence this."
         )
 
     def _sequences(self, Z, codes, wanted, rng):
@@ -761,6 +767,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             labels = self.classes_[codes[rows]]
             by_class = weights_by_class(self.class_weight, labels, self.classes_)
             weight = by_class[codes[rows]] / by_class[codes[rows[train]]].mean()
+        before = vars(self).get("_module_args")
         self._module_args = {
             "n_features": Z.shape[1],
             "n_classes": len(self.classes_),
@@ -791,7 +798,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             ]
             module = self._module_class(**self._module_args)
             if warm:
-                self._load_previous(module, weights)
+                self._load_previous(module, weights, before)
             net = self._train(module.to(device), criterion, *datasets, device)
         self._keep(net, past)
 

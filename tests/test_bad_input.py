@@ -930,6 +930,21 @@ def test_labels_that_are_missing(estimator, missing):
     refused(estimator, X, y, "y holds labels that are missing")
 
 
+def test_weights_whose_product_is_infinite():
+    X, y = data()
+    model = SAMNClassifier(max_epochs=1, class_weight={0: 1e300, 1: 1})
+    match = "sample_weight times class_weight is infinite"
+    with pytest.raises(ValueError, match=match):
+        model.fit(X, y, sample_weight=np.full(len(y), 1e300))
+
+
+@every_estimator
+def test_lists_in_a_column_of_numbers(estimator):
+    X, y = data()
+    frame = pd.DataFrame({"a": X[:, 0], "b": [[1]] * len(y)})
+    refused(estimator, frame, y, "values that are no numbers in column 'b' .*sequence")
+
+
 @every_estimator
 def test_labels_of_several_types(estimator):
     X, _ = data()

@@ -85,6 +85,23 @@ def test_support_size_bounds_what_is_stored():
     assert_array_equal(pickle.loads(pickle.dumps(model)).predict(X), model.predict(X))
 
 
+def test_a_row_sees_nothing_of_itself_in_any_block():
+    X, y = make_moons(150, noise=0.2, random_state=0)
+    model = fitted(X, y, n_attention_blocks=2, neighbor_weight=0.0)
+    network = model.net_.module_
+    Z = torch.from_numpy(model.preprocessor_.transform(X))
+    own = network.memory.find(torch.arange(150))
+    with torch.no_grad():
+        weights = network.attend(Z, own).fill_diagonal_(0)
+        expected = (weights / weights.sum(1, keepdim=True)).mean(0)
+        assert_allclose(model.support_weights_, expected, atol=1e-6)
+        network.memory.labels[own[0]] = network.memory.labels[own[0]].flip(0)
+        for hidden, same in ((own, True), (None, False)):
+            found = network.attend(Z[:1], None if hidden is None else hidden[:1])[0, 1:]
+            known = weights[0, 1:] / weights[0, 1:].sum()
+            assert torch.allclose(found / found.sum(), known, atol=1e-6) == same
+
+
 def test_rows_that_move_the_attention_are_the_likelier_support():
     X, y = make_moons(150, noise=0.2, random_state=0)
     full = fitted(X, y, support_size=None, dtype="float64")

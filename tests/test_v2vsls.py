@@ -543,3 +543,48 @@ def test_more_rows_of_a_class_that_is_a_date():
     days = np.array(["2000-01-01", "2001-01-01"], "M8[D]")
     sampler, _, _ = resampled(X, days[y])
     assert (sampler.sample(2, y=days[1])[1] == days[1]).all()
+
+
+def test_counts_that_are_not_whole():
+    X, y = numbers()
+    match = r"sampling_strategy={1: 40.5} asks for 20.5 new rows of class 1"
+    with pytest.raises(ValueError, match=match):
+        resampled(X, y, sampling_strategy={1: 40.5})
+    _, _, labels = resampled(X, y, sampling_strategy={1: 41.0})
+    assert np.bincount(labels).tolist() == [60, 41]
+
+
+def test_sample_by_a_parameter_that_cannot_be():
+    sampler, _, _ = resampled(*numbers())
+    sampler.set_params(certainty=-5)
+    with pytest.raises(ValueError, match=r"'certainty' parameter .* Got -5"):
+        sampler.sample(3)
+
+
+def test_fit_forgets_the_classes():
+    X, y = numbers()
+    sampler, _, _ = resampled(X, y)
+    sampler.fit(X, np.array(["a", "b"])[y])
+    assert not hasattr(sampler, "classes_")
+
+
+def test_a_class_of_one_row_has_its_own_cure():
+    X, y = numbers((60, 1))
+    with pytest.warns(UserWarning, match="1 row, fewer .* out of sampling_strategy"):
+        resampled(X, y, k_neighbors=1)
+
+
+@pytest.mark.parametrize("scaling", ["robust", "quantile"])
+def test_numbers_at_the_limits_of_their_dtype(scaling):
+    X, y = numbers((3000, 300))
+    X = np.where(X > 1, 1.7e308, np.where(X > 0, 0, -1.7e308))
+    for seed in range(3):
+        _, new, _ = resampled(X, y, scaling=scaling, random_state=seed)
+        assert np.isfinite(new).all()
+
+
+def test_no_categories_by_block():
+    X, y = numbers()
+    sampler = clone(SAMPLER).set_params(categorical_features=[])
+    rows = np.concatenate([rows for rows, _ in sampler.resample_blocks(X, y)])
+    assert rows.shape == (120, 4)

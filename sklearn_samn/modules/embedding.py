@@ -249,6 +249,11 @@ def output_width(module, n_features):
             f"feature_extractor must turn rows of shape (2, {n_features}) into (2, h), "
             f"but gives {tuple(made.shape)}; end it with nn.Flatten()."
         )
+    if made.shape[1] == 0 or made.dtype != dtype:
+        raise ValueError(
+            f"feature_extractor must give at least one column of {dtype}, as its "
+            f"parameters are, but gives {made.shape[1]} of {made.dtype}."
+        )
     return made.shape[1]
 
 

@@ -323,23 +323,31 @@ class SampleNetwork(nn.Module):
         rivals = high.scatter(1, top, -torch.inf).amax(1)
         return low.gather(1, top).squeeze(1) < rivals + SURE
 
-    def embed(self, x):
+    def embed(self, x, own=None):
         """Rows as the memory stores them, (n_members, n_samples, width of an entry).
 
-        Where nothing reads a memory, the rows that the linear layer scores.
+        Where nothing reads a memory, the rows that the linear layer scores. ``own``
+        (n_samples,) are the entries that the rows do not see on the way, -1 for none.
         """
-        h, queries = self._walk(x)
+        h, queries = self._walk(x, own)
         return torch.cat(queries, dim=2) if queries else h
 
-    def attend(self, x):
+    def attend(self, x, own=None):
         """How much each row looks at each entry in the last of its reads.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_features)
+            Rows.
+        own : Tensor of shape (n_samples,) or None, default=None
+            The entry that each does not see in the reads before; -1 for none.
 
         Returns
         -------
         Tensor of shape (n_samples, memory_size)
             Attention, mean over the members; it sums to one.
         """
-        z, keys = self._last(self.embed(x)), self._last(self.memory.entries)
+        z, keys = self._last(self.embed(x, own)), self._last(self.memory.entries)
         scale, bias = self._scale(-1), self.memory.bias()
         return memory_weights(z, keys, bias, scale, **self.kernel).mean(0)
 

@@ -253,12 +253,19 @@ def test_copies_of_a_module():
     assert module.weight.abs().min() > 0
 
 
+class NoColumns(nn.Module):
+    def forward(self, x):
+        return x[:, :0]
+
+
 def test_width_of_a_module():
     assert output_width(nn.Linear(4, 7), 4) == 7
     with pytest.raises(ValueError, match=r"feature_extractor .* gives \(2, 2, 2\)"):
         output_width(nn.Unflatten(1, (2, 2)), 4)
     with pytest.raises(ValueError, match="rows of 5 columns, as many as the prepro"):
         output_width(nn.Linear(4, 7), 5)
+    with pytest.raises(ValueError, match=r"one column of torch.float32, .* gives 0"):
+        output_width(NoColumns(), 4)
     with pytest.raises(ValueError, match="must return a tensor, but gives tuple"):
         output_width(nn.GRU(4, 7), 4)
 
