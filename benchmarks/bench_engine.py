@@ -25,7 +25,7 @@ from itertools import pairwise
 import numpy as np
 import skorch
 import torch
-from _common import timed
+from _common import RESULTS, timed
 from sklearn.datasets import make_classification
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
@@ -199,7 +199,7 @@ def main():
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--csv", default="benchmarks/results/engine.csv")
+    parser.add_argument("--csv", type=pathlib.Path, default=RESULTS / "engine.csv")
     args = parser.parse_args()
 
     figures = measure(args.rows, args.epochs, args.rounds)
@@ -225,9 +225,8 @@ def main():
         "import torch, skorch, imblearn, sklearn_samn", args.rounds
     )
 
-    path = pathlib.Path(args.csv)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    args.csv.parent.mkdir(parents=True, exist_ok=True)
+    with args.csv.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
