@@ -304,9 +304,9 @@ class SAMNClassifier(BaseNeuralClassifier):
     In prediction the rows of the pool that are nearest before any layer vote as well
     (``neighbor_weight``): what a network smooths over, such as a value that stands for
     a class of its own, they have not forgotten. From 800 different training rows on the
-    vote is tuned on 512 of them, own rows left out, one copy of each (where all rows
-    are there twice it takes the other for a good neighbour: give such rows a
-    ``sample_weight`` instead): a column's differences are
+    vote is tuned on 512 of them, own rows left out, one copy of each (a copy that was
+    made to count more would answer for it: give a ``sample_weight`` instead): a
+    column's differences are
     multiplied by the root mean square of the loss's derivative by it to the power 0, 1
     or 2, whichever makes the neighbours' votes best; then the share w is chosen, unless
     it is given. Not with a ``feature_extractor``, nor with as many ``n_neighbors`` as
