@@ -835,7 +835,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         if not finite.all():
             row = np.argwhere(~finite)[0, 0]
             raise ValueError(
-                f"The network's output for row {row} is not finite: its "
+                f"The prediction for row {row} is not finite: its "
                 f"features are too large for {self._fitted_dtype}. Scale them, or fit "
                 f"with scaling='robust'."
             )

@@ -306,11 +306,10 @@ class SAMNClassifier(BaseNeuralClassifier):
     a class of its own, they have not forgotten. From 800 different training rows on the
     vote is tuned on 512 of them, own rows left out, one copy of each (a copy that was
     made to count more would answer for it: give a ``sample_weight`` instead): a
-    column's differences are
-    multiplied by the root mean square of the loss's derivative by it to the power 0, 1
-    or 2, whichever makes the neighbours' votes best; then the share w is chosen, unless
-    it is given. Not with a ``feature_extractor``, nor with as many ``n_neighbors`` as
-    there are rows in the pool.
+    column's differences are multiplied by the root mean square of the loss's derivative
+    by it to the power 0, 1 or 2, whichever makes the neighbours' votes best; then the
+    share w is chosen, unless it is given. Not with a ``feature_extractor``, nor with as
+    many ``n_neighbors`` as there are rows in the pool.
 
     A pickle holds the weights, the support, embedded, and the pool, as the
     preprocessing left it, as arrays; no optimizer state.

@@ -950,5 +950,5 @@ def test_no_support_weights_of_the_fit_before():
 def test_rows_too_far_out_for_float32(method, value):
     X, y = blobs()
     model = fitted(X, y, max_epochs=1, scaling=None)
-    with pytest.raises(ValueError, match="output for row 1 is not finite"):
+    with pytest.raises(ValueError, match="prediction for row 1 is not finite"):
         getattr(model, method)(np.vstack([X[:1], np.full((1, X.shape[1]), value)]))
