@@ -66,9 +66,9 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         Share w of the 20 training rows that are nearest to a row, the nearer the more,
         copies counted as one row of their weight: class probabilities are the network's
         to the power 1 - w times the class shares of those rows to the power w,
-        normalised. Takes no training. "auto" is 0.4 for up to 10,000
-        training rows and 0, the paper's, for more. Only used where labels are
-        predicted. ``predict_neighbors`` is the network alone.
+        normalised. Takes no training. "auto" is 0.4 for up to 10,000 training rows and
+        0, the paper's, for more. Only used where labels are predicted.
+        ``predict_neighbors`` is the network alone.
     max_epochs : int, at least 1, default=20
         Passes over the training rows.
     lr : float above 0, default=0.01

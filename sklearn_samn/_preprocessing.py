@@ -419,13 +419,14 @@ def transform_again(preprocessor, X, y, seed):
     target = getattr(preprocessor, "named_transformers_", {}).get("target")
     if target is None:
         return Z
+    levels, encoder, scaler = (step for _, step in target.steps)
+    if len(np.unique(y)) < len(encoder.classes_):
+        # Without one of the classes the others' columns would be other ones.
+        return Z
     columns = next(c for name, _, c in preprocessor.transformers_ if name == "target")
-    levels, _, scaler = (step for _, step in target.steps)
     rows = levels.transform(take_columns(X, columns))
     encoded = fit_transform(_target_encoder(y, seed), rows, y)
-    # Fewer columns where a class is not there this time.
-    if encoded.shape[1] == scaler.n_features_in_:
-        Z[:, preprocessor.output_indices_["target"]] = scaler.transform(encoded)
+    Z[:, preprocessor.output_indices_["target"]] = scaler.transform(encoded)
     return Z
 
 
@@ -919,15 +920,15 @@ def robust_clip(X, statistics, dtype):
     return Z
 
 
+@np.errstate(over="ignore")
 def undo_robust_clip(Z, statistics):
     """Rows in the units they came in; what reaches the clip maps far out, finite."""
     X = np.array(Z, dtype=float)
     if statistics is None:
         return X
     center, scale = statistics
-    with np.errstate(over="ignore"):
-        # Finite: nothing times infinity would be no number.
-        scale = np.minimum(CLIP * scale, np.finfo(float).max)
+    # Finite: nothing times infinity would be no number.
+    scale = np.minimum(CLIP * scale, np.finfo(float).max)
     # Block by block and in place: else most of the time goes into new memory.
     for rows in gen_batches(max(len(X), 1), BLOCK_ROWS):
         block = X[rows]
@@ -936,7 +937,6 @@ def undo_robust_clip(Z, statistics):
         root = np.square(block)
         np.subtract(1, root, out=root)
         block /= np.sqrt(root, out=root)
-        with np.errstate(over="ignore"):
-            block *= scale
-            block += center
+        block *= scale
+        block += center
     return X

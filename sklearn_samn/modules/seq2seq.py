@@ -242,24 +242,20 @@ def _first_state(cell, x):
     """What the cell makes of x after a state of zeros."""
     if isinstance(cell, nn.GRUCell) or not x.is_cpu:
         return cell(x)
-    double = _content_doubled(cell)
-    bias = cell.bias_ih + cell.bias_hh
-    gates = linear(x, cell.weight_ih * double.unsqueeze(1), bias * double)
-    return _lstm_state(gates, None)
+    from_input, _, bias = _content_doubled(cell)
+    return _lstm_state(linear(x, from_input, bias), None)
 
 
 def _make_step(cell, context):
     """A step of the cell, of (feedback, state), its input being [feedback, context]."""
     if isinstance(cell, nn.GRUCell) or not context.is_cpu:
         return lambda feedback, state: cell(torch.cat([feedback, context], 1), state)
-    double = _content_doubled(cell)
+    from_input, from_hidden, bias = _content_doubled(cell)
     n_context = context.shape[1]
-    from_feedback, from_context = (cell.weight_ih * double.unsqueeze(1)).split(
+    from_feedback, from_context = from_input.split(
         [cell.input_size - n_context, n_context], dim=1
     )
-    bias = cell.bias_ih + cell.bias_hh
-    always = linear(context, from_context, bias * double)
-    from_hidden = cell.weight_hh * double.unsqueeze(1)
+    always = linear(context, from_context, bias)
     weight = torch.cat([from_feedback, from_hidden], dim=1).T
 
     def step(feedback, state):
@@ -271,10 +267,16 @@ def _make_step(cell, context):
 
 
 def _content_doubled(cell):
-    """Factor of each gate: tanh(x) is a sigmoid of 2 x, so that one call does all."""
+    """Weights and bias for :func:`_lstm_state`, of the input, the state and none.
+
+    tanh(x) is a sigmoid of 2 x, so that one call does all gates.
+    """
     factor = cell.bias_ih.new_ones(4, cell.hidden_size)
     factor[CONTENT] = 2
-    return factor.flatten()
+    factor = factor.flatten()
+    bias = (cell.bias_ih + cell.bias_hh) * factor
+    factor = factor.unsqueeze(1)
+    return cell.weight_ih * factor, cell.weight_hh * factor, bias
 
 
 def _lstm_state(gates, memory):
