@@ -18,6 +18,7 @@ from sklearn.preprocessing import TargetEncoder
 
 from sklearn_samn import KNNSeq2SeqClassifier, MemNetKNNClassifier, SAMNClassifier
 from sklearn_samn._preprocessing import (
+    CLIP,
     NumericScaler,
     as_categories,
     categorical_mask,
@@ -53,13 +54,13 @@ def test_quartiles_are_interpolated():
     assert scale.tolist() == [2 + 0.25 * 7 - 0.75]
 
 
-def test_tied_column_is_scaled_by_half_its_range():
+def test_tied_column_is_scaled_by_half_the_median_distance():
     X = np.zeros((20, 2))
     X[0, 0], X[1, 0] = -1, 5
     X[:, 1] = np.arange(20)
     center, scale = robust_statistics(X)
     assert center.tolist() == [0, 9.5]
-    assert scale.tolist() == [3, 9.5]
+    assert scale.tolist() == [(1 + 5) / 2 / 2, 9.5]
 
 
 @FLOATS
@@ -273,6 +274,11 @@ def test_quantiles_make_a_normal_distribution_of_any():
     assert (np.diff(Z[order, 0]) >= 0).all()
 
 
+def normal_scores(shares):
+    beyond = norm.cdf(-CLIP)
+    return norm.ppf(beyond + (1 - 2 * beyond) * np.asarray(shares))
+
+
 def test_quantiles_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(3000, 4))
@@ -285,8 +291,27 @@ def test_quantiles_are_those_of_scikit_learn():
     assert scaler.curved_.all()
     rows = np.vstack([X, X + 0.05 * rng.normal(size=X.shape), X * 2])
     robust = robust_clip(rows, (scaler.center_, scaler.scale_), np.float64)
-    expected = np.nan_to_num(scaler.quantiles_.transform(robust))
-    assert_allclose(scaler.transform(rows), expected, atol=1e-9)
+    uniform = clone(scaler.quantiles_)
+    uniform.set_params(output_distribution="uniform", copy=True).fit(robust[: len(X)])
+    shares = uniform.transform(robust)
+    inside = (shares > 0) & (shares < 1)
+    assert inside.mean(axis=0).round(1).tolist() == [1.0, 1.0, 0.4, 0.3]
+    Z = scaler.transform(rows)
+    assert_allclose(Z[inside], normal_scores(shares)[inside], atol=1e-9)
+    beyond = uniform.quantiles_[[0, -1]] * (1 + 1e-6)
+    assert_allclose(Z[robust < beyond[0]], -CLIP)
+    assert_allclose(Z[robust > beyond[1]], CLIP)
+
+
+def test_ties_at_the_ends_have_the_mean_of_their_shares():
+    X = column(*[0] * 50, *[1] * 30, *[2] * 20)
+    scaler = NumericScaler("quantile", "float64").fit(X)
+    # Ten quantiles: five are 0, three are 1, two are 2.
+    expected = normal_scores([2 / 9, 6 / 9, 8.5 / 9])
+    seen = scaler.transform(column(0, 1, 2))[:, 0]
+    assert_allclose(seen, expected)
+    assert_allclose(scaler.inverse_transform(seen[:, None])[:, 0], [0, 1, 2])
+    assert_allclose(scaler.transform(column(-1, 3))[:, 0], [-CLIP, CLIP])
 
 
 def test_quantiles_in_a_thread_that_has_no_subnormal_numbers():
@@ -309,7 +334,8 @@ def test_quantiles_next_to_each_other():
     scaler = NumericScaler("quantile", "float64").fit(X)
     rows = values.reshape(-1, 1)
     robust = robust_clip(rows, (scaler.center_, scaler.scale_), np.float64)
-    assert_allclose(scaler.transform(rows), scaler.quantiles_.transform(robust))
+    shares = norm.cdf(scaler.quantiles_.transform(robust))
+    assert_allclose(scaler.transform(rows), normal_scores(shares))
 
 
 def test_one_quantile_is_the_first_and_the_last():
@@ -318,8 +344,7 @@ def test_one_quantile_is_the_first_and_the_last():
     scaler = NumericScaler("quantile", "float64").fit(X)
     scaler.quantiles_.quantiles_[:] = 0
     Z = scaler.transform([[-1.0], [0.0], [1.0]]).ravel()
-    assert Z[0] == Z[1] < -5
-    assert Z[2] > 5
+    assert_allclose(Z, [-CLIP, 0, CLIP], atol=1e-9)
 
 
 def test_number_of_quantiles():
@@ -398,15 +423,20 @@ def test_scaler_there_and_back(scaling):
 
 @pytest.mark.parametrize("n_samples", [12, 3000])
 def test_the_way_back_from_normal_scores(n_samples):
-    """That of QuantileTransformer, beyond the quantiles and at ties, too."""
+    """That of QuantileTransformer from the same shares, beyond all of them, too."""
     rng = np.random.default_rng(0)
     X = np.column_stack([rng.exponential(size=n_samples), np.arange(n_samples) // 3])
     X[0] = 100
     scaler = NumericScaler(scaling="quantile").fit(X)
     assert scaler.curved_.all()
-    scores = np.r_[rng.normal(size=(500, 2)), [[-5.3, 9], [5.1, -9], [0, np.nan]]]
-    expected = scaler.quantiles_.inverse_transform(scores.copy())
-    assert_allclose(scaler._from_normal_scores(scores), expected, rtol=1e-12)
+    shares = np.r_[rng.uniform(size=(500, 2)), [[0, 1], [1, 0], [0.5, 0.5]]]
+    expected = scaler.quantiles_.inverse_transform(norm.ppf(shares).clip(-9, 9))
+    seen = scaler._from_normal_scores(normal_scores(shares))
+    assert_allclose(seen, expected, rtol=1e-9, atol=1e-12)
+    ends = scaler._from_normal_scores(np.array([[-5.0, 9], [3.5, -9], [np.nan, 0]]))
+    first, last = scaler.quantiles_.quantiles_[[0, -1]]
+    assert ends[:2].tolist() == [[first[0], last[1]], [last[0], first[1]]]
+    assert np.isnan(ends[2]).tolist() == [True, False]
 
 
 def test_the_scaler_leaves_its_input_alone():
