@@ -40,10 +40,10 @@ from .modules import NeighborMemory, NeighborSequenceLoss
 from .modules.embedding import ACTIVATIONS, class_probabilities
 from .modules.memory import product_of_experts
 
-# Whose frames lie between a warning and the line it is meant for.
-LIBRARIES = ("sklearn", "imblearn", "contextlib")
+# Packages whose frames are passed over on the way to the user's line.
+LIBRARIES = {"sklearn", "imblearn", "sklearn_samn", "contextlib"}
 
-# What NumPy says to a value that is none.
+# How NumPy's errors begin for a value that is not a number.
 NOT_A_NUMBER = (
     "could not convert string to float",
     "float() argument must be",
@@ -59,14 +59,16 @@ MAX_AUTO_BATCH_SIZE = 256
 # Most rows that a GPU predicts at once.
 GPU_BATCH = 8192
 
-# The neighbour networks' neighbor_weight="auto", and the most training rows for which
-# that is not zero: to look at more takes many times as long as the network; the rows
-# that vote.
-VOTE_SHARE, MAX_VOTE_ROWS, N_VOTERS = 0.4, 10_000, 20
+# neighbor_weight="auto" of the neighbour networks is VOTE_SHARE for up to MAX_VOTE_ROWS
+# training rows, else zero: a search among more takes many times as long as the network.
+VOTE_SHARE, MAX_VOTE_ROWS = 0.4, 10_000
+# Rows that vote.
+N_VOTERS = 20
 
-# Of rows that are read by block, so many are kept at most: to scale, to be drawn as
-# neighbours and memories; and to hold out.
+# Of rows that are read by block at most so many are kept, for scaling and as neighbours
+# and memories,
 MAX_SAMPLE_ROWS = 100_000
+# and at most so many are held out.
 MAX_HOLDOUT_ROWS = 10_000
 
 
@@ -85,9 +87,13 @@ def unchanged_on_failure(estimator):
 def warn_user(message, category=UserWarning):
     """Warn at the line of the user's that called into this package."""
     level, frame = 1, inspect.currentframe()
-    while frame.f_back and frame.f_globals["__name__"].startswith(LIBRARIES):
+    while frame.f_back and _package(frame) in LIBRARIES:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
+
+
+def _package(frame):
+    return frame.f_globals["__name__"].partition(".")[0]
 
 
 def weights_by_class(class_weight, y, classes):
@@ -297,7 +303,7 @@ def _check_levels(X, columns):
     for position in columns:
         values = np.asarray(_preprocessing.take_columns(X, position))
         listed = values.flat if values.dtype == object else ()
-        bad = next((value for value in listed if value.__hash__ is None), None)
+        bad = next((value for value in listed if not _is_hashable(value)), None)
         if bad is not None:
             name = X.columns[position] if hasattr(X, "columns") else int(position)
             raise ValueError(
@@ -305,6 +311,15 @@ def _check_levels(X, columns):
                 f"categories: {bad!r}. Give each a string or a number, or leave the "
                 f"column out."
             )
+
+
+def _is_hashable(value):
+    # A tuple that holds a list has the method, too.
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def check_one_kind(y):
@@ -809,8 +824,12 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         ValueError
             If unscaled features are too large for the precision of the network.
         """
+        return self._predict_rows(X)
+
+    def _predict_rows(self, X, first=0):
+        """Class probabilities of rows, the first of which has that number."""
         probabilities = self._run(self._probabilities, X)
-        self._check_finite(probabilities)
+        self._check_finite(probabilities, first)
         return probabilities
 
     def predict_log_proba(self, X):
@@ -829,11 +848,11 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
 
-    def _check_finite(self, outputs):
-        """Refuse outputs, of which each row has some, not finite."""
+    def _check_finite(self, outputs, first=0):
+        """Refuse outputs, of which each row from ``first`` on has some, not finite."""
         finite = np.isfinite(outputs)
         if not finite.all():
-            row = np.argwhere(~finite)[0, 0]
+            row = first + np.argwhere(~finite)[0, 0]
             raise ValueError(
                 f"The prediction for row {row} is not finite: its "
                 f"features are too large for {self._fitted_dtype}. Scale them, or fit "
@@ -1004,12 +1023,16 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         probabilities = self._label_probabilities(x)
         if not self._vote_share:
             return probabilities
-        if "_pool" not in vars(self):
-            self._pool = self._make_pool(x.device)
         votes = self._pool(x, N_VOTERS)
         return class_probabilities(
             product_of_experts(probabilities, votes, self._vote_share)
         )
+
+    def _run(self, function, X, **params):
+        # Here, not in the threads that share the batches, each of which would make one.
+        if self._vote_share and "_pool" not in vars(self):
+            self._pool = self._make_pool(next(self.net_.module_.parameters()).device)
+        return super()._run(function, X, **params)
 
     def _make_pool(self, device):
         """The memory of the rows that vote."""
@@ -1025,6 +1048,10 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         return {}
 
     def _make_checkpoint(self, rng, *facts):
+        if self.checkpoint is None and not _training.in_parallel():
+            return None
+        fingerprint = self._fingerprint(facts)
+        _training.check_agreement(fingerprint)
         if self.checkpoint is None:
             return None
         if not isinstance(self.random_state, Integral) or self.warm_start:
@@ -1033,7 +1060,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
                 f"random_state=0, and warm_start=False: fit goes on only where it "
                 f"would do the same again."
             )
-        return _training.Checkpoint(self.checkpoint, self._fingerprint(facts), rng)
+        return _training.Checkpoint(self.checkpoint, fingerprint, rng)
 
     def _fingerprint(self, facts):
         """A hash of the parameters that a training depends on, and of facts."""
@@ -1089,7 +1116,9 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         # The pass that validates every row.
         rows, held_out = X.gather(sample, valid)
         # The starts: the blocks in another order are another training.
-        facts = seed, X.shape, X.starts, rows, y, weight[sample]
+        facts = [seed, X.shape, X.starts, rows, y]
+        # Without it all weights follow from y, and would be as many bytes again.
+        facts += [] if sample_weight is None else [weight]
         checkpoint = self._make_checkpoint(rng, *facts)
         past = self.history_ if warm else ()
         weights = _training.weights_to_numpy(self.net_) if warm else None
@@ -1114,6 +1143,11 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         self._keep(net, past)
         return self
 
+    def _bytes_beside_rows(self):
+        """Of a row in the buffer: label, weight, own number and neighbours."""
+        weight = np.dtype(self._numpy_dtype()).itemsize
+        return 8 + weight + 8 + 8 * self.n_neighbors
+
     def _validate_blocks(self, X, y, sample_weight, reset):
         """Labels and weights; the rows are checked when they are read."""
         if not isinstance(self.neighbors, str):
@@ -1124,17 +1158,29 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         y = validate_blocks(self, X, y, reset=reset)
         if reset:
             self.is_categorical_ = None
-        return y, self._row_weights(X, y, sample_weight)
+        weight = self._row_weights(X, y, sample_weight)
+        if sample_weight is not None or self.class_weight is not None:
+            # The sum of very large ones would be infinite, very small ones count as
+            # zero in training.
+            weight = weight / weight.max()
+        return y, weight
 
     def _split_blocks(self, y, weight, size, rng):
-        """A mask of the rows to train on, a sample of them, and the rows held out."""
+        """A mask of the rows to train on, a sample of them, and the rows held out.
+
+        The sample has a row of each class at the least.
+        """
         train, valid = np.flatnonzero(weight > 0), None
         if self.early_stopping:
-            share = min(self.validation_fraction, MAX_HOLDOUT_ROWS / len(train))
+            most = min(MAX_HOLDOUT_ROWS, size) / len(train)
+            share = min(self.validation_fraction, most)
             train, valid = stratified_holdout(y, train, share, rng)
         self._check_enough_rows(len(train))
         size = min(size, MAX_SAMPLE_ROWS, len(train))
-        sample = np.sort(rng.choice(train, size, replace=False))
+        sample = rng.choice(train, size, replace=False)
+        unseen = np.setdiff1d(y[train], y[sample])
+        first = [train[np.argmax(y[train] == code)] for code in unseen]
+        sample = np.sort(np.append(sample, np.array(first, dtype=sample.dtype)))
         used = np.zeros(len(y), dtype=bool)
         used[train] = True
         # Not train[:0]: a view would keep all of train.
@@ -1146,8 +1192,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         """Rows read by the buffer, the sample being their neighbours and memories."""
         first, position = _neighbors.distinct_rows(Z, y[sample])
         reference, codes = Z[first], y[sample[first]]
-        # By the largest: the sum of very large ones would be infinite.
-        mass = np.bincount(position, weights=weight[sample] / weight.max())
+        mass = np.bincount(position, weights=weight[sample])
         search = cache(
             lambda: _neighbors.make_search(self.neighbors, reference, self.n_jobs)
         )
@@ -1171,7 +1216,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         dataset = _training.BufferDataset(
             int(used.sum()),
             len(X),
-            X.count_in(_blocks.BUFFER_BYTES),
+            X.count_in(_blocks.BUFFER_BYTES, self._bytes_beside_rows()),
             read,
             lambda *buffer: self._dataset(*buffer, *known, rng),
         )
@@ -1210,7 +1255,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         """
         check_is_fitted(self)
         values = np.full(len(self.classes_), 0.5, dtype=self._numpy_dtype())
-        return self._predict_into(out, super().predict_proba, X, values, values.shape)
+        return self._predict_into(out, self._predict_rows, X, values, values.shape)
 
     def predict(self, X, *, out=None):
         """Most probable class.
@@ -1230,26 +1275,31 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
             ``out``: class labels.
         """
         check_is_fitted(self)
-        probabilities = super().predict_proba
 
-        def labels(rows):
-            return self.classes_[probabilities(rows).argmax(axis=1)]
+        def labels(rows, first=0):
+            return self.classes_[self._predict_rows(rows, first).argmax(axis=1)]
 
         return self._predict_into(out, labels, X, self.classes_, ())
 
     def _predict_into(self, out, predict, X, values, shape):
-        """Write ``predict(rows)`` into out; its values are such, a row's of a shape."""
+        """Write ``predict(rows, number of the first)`` into out.
+
+        ``values`` are some of the results or of their dtype, ``shape`` is that of one
+        row's.
+        """
         by_block = self._by_block(X)
-        if by_block:
-            X = _blocks.Blocks(X, _blocks.BUFFER_BYTES)
         if out is None and not by_block:
             return predict(X)
+        # A row's probabilities by the batch, and all batches joined.
+        beside = 2 * len(self.classes_) * np.dtype(self._numpy_dtype()).itemsize
+        blocks = _blocks.Blocks(X, _blocks.BUFFER_BYTES, beside) if by_block else None
+        n_rows = blocks.shape[0] if by_block else _num_samples(X)
         if out is None:
-            out = np.empty((X.shape[0], *shape), dtype=values.dtype)
-        _blocks.check_out(out, (_num_samples(X), *shape), values)
-        for start, rows in X if by_block else [(0, X)]:
-            named = X.named(rows) if by_block else rows
-            _blocks.write(out, start, predict(named))
+            out = np.empty((n_rows, *shape), dtype=values.dtype)
+        _blocks.check_out(out, (n_rows, *shape), values, X)
+        for start, rows in blocks if by_block else [(0, X)]:
+            named = blocks.named(rows) if by_block else rows
+            _blocks.write(out, start, predict(named, start))
             # Else the next block is read beside this one.
             del rows, named
         return out

@@ -1,5 +1,6 @@
 """Array-likes larger than memory, read and written by block."""
 
+import errno
 import mmap
 import os
 
@@ -11,16 +12,28 @@ BLOCK_BYTES = 2**20
 BUFFER_BYTES = 2**26
 # Kinds of dtypes that can be read.
 NUMBERS = "fiub"
+# What a disk, a quota or a file system says that is full.
+NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 def is_lazy(X):
     """Whether the rows are elsewhere: an array of HDF5, zarr or dask, a list of parts.
+
+    Raises
+    ------
+    ValueError
+        If X is one path or an iterator, for which a list of paths may be meant, or an
+        array whose file is closed.
 
     Examples
     --------
     >>> is_lazy(["a.npy", "b.npy"]), is_lazy([[1.0]]), is_lazy(np.zeros((1, 1)))
     (True, False, False)
     """
+    if isinstance(X, (str, os.PathLike)) or hasattr(X, "__next__"):
+        raise ValueError(
+            f"X is a {type(X).__name__}; for rows in files pass a list of their paths."
+        )
     if isinstance(X, (list, tuple)):
         return len(X) > 0 and all(isinstance(part, (str, os.PathLike)) for part in X)
     return _is_array(X) and hasattr(X, "chunks")
@@ -35,7 +48,14 @@ def _is_array(X):
     # Neither a frame nor a sparse matrix, whose slices are no arrays.
     if hasattr(X, "columns") or hasattr(X, "nnz"):
         return False
-    return all(hasattr(X, name) for name in ("shape", "ndim", "dtype", "__getitem__"))
+    try:
+        # A tensor's dtype is none of NumPy's.
+        numbers = isinstance(getattr(X, "dtype", None), np.dtype)
+        return numbers and all(hasattr(X, n) for n in ("shape", "ndim", "__getitem__"))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"The {type(X).__name__} cannot be read: {error}. Is its file closed?"
+        ) from error
 
 
 class Blocks:
@@ -51,6 +71,8 @@ class Blocks:
         or .parquet files.
     n_bytes : int
         About the size of a block.
+    n_beside : int, default=0
+        Bytes that a row needs beside its numbers while its block is in memory.
 
     Attributes
     ----------
@@ -70,7 +92,7 @@ class Blocks:
     [(0, (2, 2)), (2, (2, 2)), (4, (1, 2))]
     """
 
-    def __init__(self, X, n_bytes):
+    def __init__(self, X, n_bytes, n_beside=0):
         self._parts = _open(X)
         self.columns = self._parts[0].columns
         n_features = self._parts[0].shape[1]
@@ -82,7 +104,7 @@ class Blocks:
             raise ValueError(
                 f"Found array of shape {self.shape}; a row and a feature are the least."
             )
-        wanted = max(n_bytes // (n_features * self.dtype.itemsize), 1)
+        wanted = max(self.count_rows_in(n_bytes, n_beside), 1)
         self._spans, self.starts = [], []
         for number, part in enumerate(self._parts):
             step = -(-wanted // part.chunk_rows) * part.chunk_rows
@@ -111,13 +133,14 @@ class Blocks:
             ) from error
         return DataFrame(rows, columns=self.columns)
 
-    def count_in(self, n_bytes):
+    def count_in(self, n_bytes, n_beside):
         """How many blocks make about so many bytes, one at the least."""
-        return max(self.count_rows_in(n_bytes) * len(self) // self.shape[0], 1)
+        n_rows = self.count_rows_in(n_bytes, n_beside)
+        return max(n_rows * len(self) // self.shape[0], 1)
 
-    def count_rows_in(self, n_bytes):
-        """How many rows so many bytes hold."""
-        return n_bytes // (self.shape[1] * self.dtype.itemsize)
+    def count_rows_in(self, n_bytes, n_beside=0):
+        """How many rows so many bytes hold, with so many beside the numbers of each."""
+        return n_bytes // (self.shape[1] * self.dtype.itemsize + n_beside)
 
     def read(self, number):
         """Rows of one block as floats.
@@ -184,6 +207,8 @@ def _open_file(path):
     opener = {".npy": _NpyPart, ".parquet": _ParquetPart}.get(os.path.splitext(path)[1])
     if opener is None:
         raise ValueError(f"Part {path!r} of X is neither a .npy nor a .parquet file.")
+    if os.path.isdir(path):
+        raise ValueError(f"Part {path!r} of X is a folder; list the files in it.")
     try:
         return opener(path)
     except (FileNotFoundError, ImportError):
@@ -201,9 +226,11 @@ def _check_part(part, first):
             f"the shape {part.shape}."
         )
     # NaN is what dask says where it does not know.
-    if part.shape[0] != part.shape[0]:
+    unknown = np.isnan(np.array(part.shape, dtype=float))
+    if unknown.any():
+        what = "rows" if unknown[0] else "columns"
         raise ValueError(
-            f"The number of rows of {part.name} is unknown; find it with dask's "
+            f"The number of {what} of {part.name} is unknown; find it with dask's "
             f"compute_chunk_sizes()."
         )
     for column, dtype in part.dtypes.items():
@@ -263,7 +290,8 @@ class _NpyPart:
     chunk_rows = 1
 
     def __init__(self, path):
-        self._path, self.name = path, f"part {path!r}"
+        # The rows are read later, and the working directory may be another by then.
+        self._path, self.name = os.path.abspath(path), f"part {path!r}"
         array = np.load(path, mmap_mode="r")
         self.shape, self.dtype = array.shape, array.dtype
         self.dtypes = {None: self.dtype}
@@ -283,12 +311,14 @@ class _NpyPart:
 
 class _ParquetPart:
     def __init__(self, path):
-        self._path, self.name = path, f"part {path!r}"
+        self._path, self.name = os.path.abspath(path), f"part {path!r}"
         with _parquet(path) as file:
             schema = file.schema_arrow
             # A DataFrame's index is among the columns of the file.
             index = (schema.pandas_metadata or {}).get("index_columns", [])
             self.columns = [name for name in schema.names if name not in index]
+            if len(set(self.columns)) < len(self.columns):
+                raise ValueError(f"two of the columns {self.columns} have one name")
             types = [schema.field(name).type for name in self.columns]
             self.dtypes = dict(zip(self.columns, map(_numpy_dtype, types), strict=True))
             numbers = [dtype for dtype in self.dtypes.values() if dtype.kind in NUMBERS]
@@ -329,7 +359,7 @@ def _parquet(path):
 # Writing ----------------------------------------------------------------------------
 
 
-def check_out(out, shape, values):
+def check_out(out, shape, values, X):
     """Raise a ValueError unless an array of that shape can hold the values.
 
     Parameters
@@ -340,13 +370,20 @@ def check_out(out, shape, values):
         Of the results.
     values : ndarray
         All values that a result can have, or some of their dtype.
+    X : array-like
+        The rows, which are read while the results are written.
     """
     if not isinstance(getattr(out, "dtype", None), np.dtype):
         raise ValueError(f"out is a {type(out).__name__}, but must be an array.")
     if out.shape != shape:
         raise ValueError(f"out has the shape {out.shape}, but needs {shape}.")
-    if isinstance(out, np.ndarray) and not out.flags.writeable:
+    if _is_read_only(out):
         raise ValueError("out is read-only: open it for writing.")
+    if _is_ahead_of(out, X):
+        raise ValueError(
+            "out lies in the memory of X, whose rows would be written over before they "
+            "are read: give it a place of its own, or let it begin where X does."
+        )
     try:
         with np.errstate(all="ignore"):
             fits = (values.astype(out.dtype) == values).all()
@@ -360,15 +397,34 @@ def check_out(out, shape, values):
     _reserve(out)
 
 
+def _is_read_only(out):
+    if isinstance(out, np.ndarray):
+        return not out.flags.writeable
+    # How zarr says it, and HDF5.
+    mode = getattr(getattr(out, "file", None), "mode", None)
+    return getattr(out, "read_only", False) or mode == "r"
+
+
+def _is_ahead_of(out, X):
+    """Whether results are put where rows still have to be read."""
+    if not isinstance(out, np.ndarray) or not isinstance(X, np.ndarray):
+        return False
+    return np.may_share_memory(out, X) and out.ctypes.data > X.ctypes.data
+
+
 def _reserve(out):
     """Claim the disk space of a mapped file: a full disk would kill the process."""
-    mapped = isinstance(out, np.memmap) and out.filename and out.flags.writeable
+    mapped = isinstance(out, np.memmap) and out.filename and out.mode != "c"
     if not mapped or not hasattr(os, "posix_fallocate"):
         return
     try:
         with open(out.filename, "r+b") as file:
-            os.posix_fallocate(file.fileno(), out.offset, out.nbytes)
+            # A shorter one is not the mapped one, but has its name by now.
+            if os.fstat(file.fileno()).st_size >= out.offset + out.nbytes:
+                os.posix_fallocate(file.fileno(), out.offset, out.nbytes)
     except OSError as error:
+        if error.errno not in NO_ROOM:
+            return
         raise OSError(
             f"There is no room for the {out.nbytes} bytes of out in {out.filename}: "
             f"{error}. Nothing is written."

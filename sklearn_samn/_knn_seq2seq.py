@@ -21,7 +21,7 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         they are, with the weights of all their copies: on a table of few different rows
         that is the prior.
     n_neighbors : int, at least 1, default=5
-        K, the number of neighbours a row's network predicts.
+        K, the number of neighbours that the network predicts for each row.
     neighbors : {"exact", "subsets"} or object, default="exact"
         How the neighbours of the training rows are found. "exact": among all rows, by
         :class:`sklearn.neighbors.NearestNeighbors`. "subsets": Algorithm 1 of the
@@ -82,7 +82,8 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
     optimizer : {"adamw", "adam", "sgd"}, default="adamw"
         Optimizer, torch's fused version.
     weight_decay : float, at least 0, default=0.01
-        Weight decay of the weight matrices; biases and norms do not decay.
+        Weight decay of the weight matrices and the waves; biases and norms do not
+        decay.
     scaling : {"auto", "robust", "quantile"} or None, default="auto"
         How numbers are scaled inside. "robust": centred at the median, divided by the
         interquartile range, then clipped smoothly to (-3, 3), so that raw features and
@@ -344,6 +345,14 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
             return 0.0
         return super()._neighbor_share(n_rows)
 
+    def _run(self, function, X, **params):
+        # Here, not in the threads that share the batches, each of which would make one.
+        if self._module_args["output"] == "vectors" and "_search" not in vars(self):
+            self._search = _neighbors.make_search(
+                self._searched_by, self._reference, self.n_jobs
+            )
+        return super()._run(function, X, **params)
+
     def _label_probabilities(self, x):
         if self._module_args["output"] == "vectors":
             return self._vote(self.net_.module_(x).vectors)
@@ -351,10 +360,6 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
 
     def _vote(self, vectors):
         """Share of each class among the K rows nearest to each of the K vectors."""
-        if "_search" not in vars(self):
-            self._search = _neighbors.make_search(
-                self._searched_by, self._reference, self.n_jobs
-            )
         n_rows, k, _ = vectors.shape
         # Copies are stored as one row, so that there may be fewer.
         n_voters = min(k, len(self._reference))

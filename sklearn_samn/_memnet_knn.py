@@ -19,7 +19,7 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         Whether the feature vectors of the neighbours are predicted beside their labels:
         MNkNN_VEC, else MNkNN.
     n_neighbors : int, at least 1, default=5
-        K, the number of neighbours a row's network predicts.
+        K, the number of neighbours that the network predicts for each row.
     memory_size : int, at least 2, default=64
         Training rows in the memory. In training they are drawn anew for each batch, and
         a row does not see itself.
@@ -85,7 +85,8 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         Longer gradients are cut to this length; None cuts none. The hops multiply by
         the same matrix again and again, and one steep batch can undo a training.
     weight_decay : float, at least 0, default=0.01
-        Weight decay of the weight matrices; biases and norms do not decay.
+        Weight decay of the weight matrices and the waves; biases and norms do not
+        decay.
     scaling : {"auto", "robust", "quantile"} or None, default="auto"
         How numbers are scaled inside. "robust": centred at the median, divided by the
         interquartile range, then clipped smoothly to (-3, 3), so that raw features and

@@ -11,8 +11,8 @@ from sklearn.neighbors import KDTree, NearestNeighbors
 
 # Rows that share the draws of Algorithm 1.
 BLOCK_SIZE = 1024
-# From so many rows on a tree is tried, on so many queries. It pays where it computes
-# less than this share of the distances, each of which costs it some forty times more
+# From MIN_TREE_ROWS rows on a k-d tree is tried on N_TRIALS queries. It pays where it
+# computes less than MAX_TREE_SHARE of the distances: one costs it some forty times more
 # than in a product of matrices.
 MIN_TREE_ROWS, N_TRIALS, MAX_TREE_SHARE = 50_000, 200, 1 / 40
 

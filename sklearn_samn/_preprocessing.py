@@ -179,7 +179,7 @@ def _mask_of_columns(X, wanted):
                 f"categorical_features set as a boolean mask must have the shape "
                 f"({n_features},), got {wanted.shape}."
             )
-        return wanted
+        return wanted.copy()
     if wanted.dtype.kind in "iu":
         if wanted.min() < 0 or wanted.max() >= n_features:
             raise ValueError(
@@ -287,6 +287,8 @@ def _label(value):
         return str(value)
     if _is_missing(value):
         return nan
+    if isinstance(value, Integral):
+        return str(int(value))
     if isinstance(value, Real) and isfinite(value) and value == int(value):
         return str(int(value))
     return str(value)
@@ -430,7 +432,7 @@ def transform_again(preprocessor, X, y, seed):
 
 
 def transform(preprocessor, X):
-    """The matrix of rows, one after the other in memory."""
+    """What the network sees of rows, as a C-contiguous array."""
     return np.ascontiguousarray(preprocessor.transform(X))
 
 

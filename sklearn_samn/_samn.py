@@ -29,16 +29,16 @@ BY_SIZE = {"dropout": (0.3, 0.1), "max_epochs": (20, 16)}
 SUPPORT_BATCH = 1024
 # Rows that compete for attention at a time when the support is chosen.
 SUPPORT_CANDIDATES = 2048
-# Of memory_size="auto": rows a class and the fewest, for up to so many training rows,
-# from where they grow with these to so many times as many; the most.
+# memory_size="auto" is so many rows per class, at least MIN_MEMORY. From MEMORY_ROWS
+# training rows on it grows in proportion to them, up to MEMORY_GROWTH times as many.
 MEMORY_OF_CLASS, MIN_MEMORY, MEMORY_ROWS, MEMORY_GROWTH = 32, 128, 4000, 4
 MAX_MEMORY = 2048
-# Of support_size="auto": the expected error of the shares of attention, the fewest rows
-# a class, the most rows.
+# support_size="auto" keeps as many rows as let the shares of attention be wrong by
+# SUPPORT_ERROR in expectation, at least SUPPORT_OF_CLASS per class.
 SUPPORT_ERROR, SUPPORT_OF_CLASS, MAX_SUPPORT = 0.02, 128, 8192
 # Weights of attention over the whole memory that are held at a time.
 LOOKING_WEIGHTS = 2**16
-# Keeps a sum of no weights from being divided by.
+# Keeps the division by a sum of weights finite where all are zero.
 TINY = 1e-30
 # Sizes that a later fit may change.
 MEMORIES = ("memory_size", "pool_size")
@@ -46,7 +46,8 @@ MEMORIES = ("memory_size", "pool_size")
 MAX_LOOKING = 1024
 # Training rows from which on the vote is tuned, and by how many of them.
 MIN_TUNED_ROWS, MAX_TUNING = 800, 512
-# Of pool_size="auto": the most rows, and as many where the vote's share is above this.
+# pool_size="auto" is at most MIN_POOL rows, or MAX_POOL where the share of the vote is
+# above MUCH.
 MIN_POOL, MAX_POOL, MUCH = 8192, 32_768, 0.3
 # Rows below which n_attention_blocks="auto" is 1, not 0.
 MAX_BLOCK_ROWS = 2_000
@@ -69,7 +70,7 @@ def _has_attention(estimator):
 
 
 def _has_memory(estimator):
-    """Whether something is stored that decides; else there may be attention."""
+    """Whether ``explain`` has stored rows to list: the head or a block reads them."""
     head = vars(estimator).get("_module_args", {}).get("head", estimator.head)
     return head != "linear" or _has_attention(estimator)
 
@@ -168,7 +169,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         switches it off. Only used with prototypes.
     margin : float, at least 0, default=1.0
         Distance, as root mean square over the features of the embedding, from which on
-        two prototypes are far enough apart.
+        two prototypes are far enough apart. Only used with prototypes.
     max_epochs : "auto" or int, at least 1, default="auto"
         Passes over the training rows. "auto" falls from 20 for up to 800 training rows
         to 16 from 4,000 on.
@@ -183,7 +184,8 @@ class SAMNClassifier(BaseNeuralClassifier):
     optimizer : {"adamw", "adam", "sgd"}, default="adamw"
         Optimizer, torch's fused version.
     weight_decay : float, at least 0, default=0.01
-        Weight decay of the weight matrices; biases and norms do not decay.
+        Weight decay of the weight matrices, the waves and the parameters of the
+        attention; other biases and norms do not decay.
     scaling : {"auto", "robust", "quantile"} or None, default="auto"
         How numbers are scaled inside. "robust": centred at the median, divided by the
         interquartile range, then clipped smoothly to (-3, 3), so that raw features and

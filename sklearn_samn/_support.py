@@ -8,8 +8,8 @@ import numpy as np
 def sample_by_importance(importance, n_samples, rng):
     """Rows drawn with probabilities as near to their importance as can be.
 
-    Drawn in equal steps along the sum of the probabilities, so that each stretch of
-    rows, a class of rows in order, say, has as many as its probabilities add up to.
+    Systematic sampling with unequal probabilities: any run of consecutive rows, such as
+    a class of rows in order, gets its expected number, to within one.
 
     Parameters
     ----------

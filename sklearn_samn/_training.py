@@ -34,10 +34,10 @@ OPTIMIZERS = {
 
 # torch has one global random stream: two fits in two threads take turns.
 _TORCH_STREAM = threading.RLock()
-# For each who runs torch on one thread now the number before the first of them.
+# The number of threads to restore, once for each block of one_thread that is open.
 _BEFORE, _BEFORE_LOCK = [], threading.Lock()
-# Products of fewer rows are summed in another order, whose rounding the distances of
-# rows to themselves would show.
+# Batches of fewer rows are filled up: their products are summed in another order, and a
+# row would get other last bits than among others.
 FEWEST_ROWS = 16
 # Steps of a size of batch that a GPU takes one kernel after the other before such a
 # step is recorded: what the first of them set up is no part of it. Trainings of fewer
@@ -139,7 +139,7 @@ def denormals_flushed():
     A CPU is up to a hundred times slower on them, and a long training is full of them:
     weights of attention, moments of the optimizer.
     """
-    flushed = torch.tensor(1e-39).mul(1).item() == 0
+    flushed = torch.tensor(1e-39, dtype=torch.float32).mul(1).item() == 0
     torch.set_flush_denormal(True)
     try:
         yield
@@ -525,6 +525,8 @@ class Checkpoint(Callback):
             raise ValueError(
                 f"The folder of checkpoint={self.path!r} is not there; make it first."
             )
+        if _rank() == 0:
+            check_writable(self.path)
         if not os.path.exists(self.path):
             return
         state = self._read()
@@ -592,6 +594,17 @@ def _cuda_rng_state(device):
 
 def _best_weights(net):
     return [found for _, found in net.callbacks_ if isinstance(found, BestWeights)]
+
+
+def check_writable(path):
+    """Raise an OSError where :func:`replace_file` will not be able to write."""
+    temporary = f"{path}.tmp"
+    try:
+        with open(temporary, "ab"):
+            pass
+        os.remove(temporary)
+    except OSError as error:
+        raise OSError(f"checkpoint={path!r} cannot be written: {error}.") from error
 
 
 def replace_file(path, content):
@@ -802,6 +815,28 @@ def _n_processes():
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_world_size()
     return 1
+
+
+def in_parallel():
+    """Whether this is one of several processes that train a network together."""
+    return _n_processes() > 1
+
+
+def check_agreement(fingerprint):
+    """Raise a ValueError in all processes unless each came with the same string.
+
+    They would end with different networks, or wait for each other for ever.
+    """
+    if not in_parallel():
+        return
+    found = [None] * _n_processes()
+    torch.distributed.all_gather_object(found, fingerprint)
+    if len(set(found)) > 1:
+        raise ValueError(
+            "The processes of the torch.distributed group were called with different "
+            "rows, parameters or seeds; they train one network together and need the "
+            "same of each, and random_state an int."
+        )
 
 
 def _rank():

@@ -152,8 +152,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         of the same width and number of classes. The optimizer starts afresh.
     device : str, default="auto"
         "auto" is CUDA where there is one, else the CPU; or "cpu", "cuda", "cuda:1",
-        "mps". Resolved in ``fit``. A fitted estimator loads on a machine without its
-        device and predicts there on the CPU, with a warning unless "auto".
+        "mps". Resolved in ``fit_resample``. A fitted sampler loads on a machine without
+        its device and makes rows there on the CPU, with a warning unless "auto".
     n_jobs : int or None, default=None
         Processes of scikit-learn's neighbour search; None is one. torch trains on one
         CPU thread, so that results do not depend on the machine's cores.
@@ -405,12 +405,11 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
 
         Returns
         -------
-        X_resampled : {ndarray, dataframe, sparse matrix} of shape \
-                (n_samples_new, n_features)
-            The rows of X, unchanged and in order, then the synthetic ones; ``out``
-            where that is given.
-        y_resampled : ndarray of shape (n_samples_new,)
-            Their labels.
+        X_resampled : array-like of shape (n_samples_new, n_features)
+            The rows of X, unchanged and in order, then the synthetic ones, of the type
+            of X; ``out`` where that is given.
+        y_resampled : array-like of shape (n_samples_new,)
+            Their labels, of the type of y.
 
         Raises
         ------
@@ -418,7 +417,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             If the data cannot be used, the training diverges, or ``out`` cannot hold
             the rows; the sampler is then as it was before the call.
         TypeError
-            If X is a frame of polars or pyarrow.
+            If X is a frame of polars or pyarrow, or, with ``out``, not an array.
         OSError
             If ``out`` cannot be written; the sampler is as before then, too.
         """
@@ -482,6 +481,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         ValueError
             If the data cannot be used or the training diverges; the sampler is then as
             it was before the call.
+        TypeError
+            If X is not an array, such as a list of rows or a frame.
         """
         with unchanged_on_failure(self):
             X, y, rng = self._learn_blocks(X, y)
@@ -499,10 +500,10 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         if not _blocks.can_be_read(X):
             raise TypeError(
                 f"Rows are read by block from arrays that are sliced as X[start:stop], "
-                f"or from a list of paths, not from {type(X).__name__}: pass "
-                f"X.to_numpy() or the like, or leave out= to fit_resample."
+                f"or from a list of paths, not from {type(X).__name__}: pass an array, "
+                f"as numpy.asarray(X), or call fit_resample without out=."
             )
-        X = _blocks.Blocks(X, _blocks.BLOCK_BYTES)
+        table, X = X, _blocks.Blocks(X, _blocks.BLOCK_BYTES)
         y = validate_blocks(self, X, y, reset=True)
         self.is_categorical_ = np.zeros(X.shape[1], dtype=bool)
         self.classes_ = np.unique(y)
@@ -516,7 +517,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         wanted = self._wanted()
         if out is not None:
             shape = (X.shape[0] + int(sum(wanted.values())), X.shape[1])
-            _blocks.check_out(out, shape, np.array([0.5], dtype=X.dtype))
+            _blocks.check_out(out, shape, np.array([0.5], dtype=X.dtype), table)
         self._forget(ACCOUNT if wanted else LEARNED + ACCOUNT)
         rng = np.random.default_rng(self._seed())
         sample, members = self._draw_rows(codes, wanted, X, rng)
@@ -629,8 +630,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         NotFittedError
             If ``fit_resample`` has made no rows yet; ``fit`` makes none.
         ValueError
-            If it made none of the class, or a parameter has been set to what it cannot
-            be.
+            If it made none of the class, or a parameter is invalid.
         """
         check_is_fitted(self, "_links", msg=NOTHING_LEARNED)
         self._validate_params()
@@ -796,7 +796,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
                 )
                 for part in (train, valid)
             ]
-            module = self._module_class(**self._module_args)
+            module = self._to_dtype(self._module_class(**self._module_args))
             if warm:
                 self._load_previous(module, weights, before)
             net = self._train(module.to(device), criterion, *datasets, device)

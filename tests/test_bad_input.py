@@ -1,6 +1,7 @@
 """What cannot be used is refused with words that help, and nothing is half done."""
 
 import datetime
+import importlib.util
 import re
 import warnings
 from collections import Counter
@@ -438,6 +439,20 @@ def test_absent_cuda(estimator):
     X, y = data()
     model = clone(estimator).set_params(device="cuda")
     refused(model, X, y, "device='cuda' is not available .*device='auto'")
+
+
+def test_a_warning_in_a_module_of_the_user_that_is_named_like_a_library(tmp_path):
+    code = "def fit(model, X, y):\n    return model.fit(X, y)\n"
+    (tmp_path / "sklearn_helpers.py").write_text(code)
+    spec = importlib.util.spec_from_file_location(
+        "sklearn_helpers", tmp_path / "sklearn_helpers.py"
+    )
+    helpers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(helpers)
+    model = SAMNClassifier(batch_size=91, max_epochs=1)
+    with pytest.warns(UserWarning, match="batch_size=91 is larger") as seen:
+        helpers.fit(model, *data())
+    assert seen[0].filename == helpers.__file__
 
 
 @every_estimator
@@ -988,7 +1003,7 @@ def test_dates_as_objects(estimator):
 
 
 @every_estimator
-@pytest.mark.parametrize("level", [["u"], {"u": 1}, np.arange(2)])
+@pytest.mark.parametrize("level", [["u"], {"u": 1}, np.arange(2), (["u"],)])
 def test_categories_that_are_lists(estimator, level):
     X, y = data()
     X = X.astype(object)

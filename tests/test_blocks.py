@@ -7,7 +7,10 @@ import dask.array as da
 import h5py
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 import zarr
 from numpy.testing import assert_array_equal
 
@@ -119,8 +122,11 @@ def test_parts_of_two_dtypes_are_of_the_wider(tmp_path, rows):
 def test_how_many_blocks_make_a_buffer(rows):
     blocks = Blocks(rows, n_bytes=10 * 16)
     assert len(blocks) == 6
-    assert [blocks.count_in(n) for n in (1, 160, 479, 480, 960)] == [1, 1, 2, 3, 6]
+    assert [blocks.count_in(n, 0) for n in (1, 160, 479, 480, 960)] == [1, 1, 2, 3, 6]
+    assert [blocks.count_in(480, n) for n in (4, 32, 1000)] == [2, 1, 1]
     assert blocks.count_rows_in(165) == 10
+    assert blocks.count_rows_in(165, n_beside=17) == 5
+    assert len(Blocks(rows, n_bytes=10 * 16, n_beside=16)) == 12
 
 
 def test_rows_gathered_in_one_pass(tmp_path, rows):
@@ -159,8 +165,15 @@ def test_what_is_read_by_block(tmp_path, rows):
         assert can_be_read(source)
     assert can_be_read(rows) and not is_lazy(rows)
     frame = pd.DataFrame({"dtype": [1], "chunks": [1], "ndim": [2]})
-    for other in (frame, [], [[1.0]], rows.tolist(), "x.npy", None):
+    for other in (frame, [], [[1.0]], rows.tolist(), torch.ones(2, 2), None):
         assert not is_lazy(other) and not can_be_read(other)
+    for other in ("x.npy", tmp_path, tmp_path.glob("*.npy")):
+        with pytest.raises(ValueError, match=r"X is a \w+; .* pass a list of their"):
+            is_lazy(other)
+    with h5py.File(tmp_path / "closed.h5", "w") as file:
+        closed = file.create_dataset("x", data=rows)
+    with pytest.raises(ValueError, match=r"Dataset cannot be read: .*its file closed"):
+        is_lazy(closed)
 
 
 # --------------------------------------------------------------------------- errors
@@ -233,6 +246,17 @@ def test_what_is_no_table_of_numbers(tmp_path, rows):
         ValueError, match=r"rows of X is unknown; .*compute_chunk_sizes"
     ):
         Blocks(unknown, 100)
+    unknown = da.from_array(rows)
+    unknown = unknown[:, unknown[0] > 0]
+    with pytest.raises(ValueError, match=r"number of columns of X is unknown"):
+        Blocks(unknown, 100)
+    (tmp_path / "folder.parquet").mkdir()
+    with pytest.raises(ValueError, match=r"folder\.parquet' of X is a folder; list"):
+        Blocks([tmp_path / "folder.parquet"], 100)
+    twice = pa.table([pa.array([1.0]), pa.array([2.0])], names=["a", "a"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    with pytest.raises(ValueError, match=r"two of the columns \['a', 'a'\] have one"):
+        Blocks([tmp_path / "twice.parquet"], 100)
     parquet_part(tmp_path / "s.parquet", [["x"] * 4])
     with pytest.raises(ValueError, match=r"Column 'a' of part .*s\.parquet' has the"):
         Blocks([tmp_path / "s.parquet"], 100)
@@ -267,17 +291,55 @@ def test_an_empty_parquet_part(tmp_path, rows):
 
 
 def test_an_array_that_cannot_hold_the_results():
-    labels = np.array(["no", "maybe"])
-    check_out(np.empty(3, "U5"), (3,), labels)
-    check_out(np.empty(3, object), (3,), labels)
-    check_out(np.empty(3, np.int8), (3,), np.array([0, 1]))
+    X, labels = np.zeros((3, 2)), np.array(["no", "maybe"])
+    check_out(np.empty(3, "U5"), (3,), labels, X)
+    check_out(np.empty(3, object), (3,), labels, X)
+    check_out(np.empty(3, np.int8), (3,), np.array([0, 1]), X)
     with pytest.raises(ValueError, match=r"out has the shape \(4,\), but needs \(3,\)"):
-        check_out(np.empty(4, "U5"), (3,), labels)
+        check_out(np.empty(4, "U5"), (3,), labels, X)
     for dtype in ("U4", "i8", "f8"):
         with pytest.raises(ValueError, match=r"the dtype \S+, which cannot hold"):
-            check_out(np.empty(3, dtype), (3,), labels)
+            check_out(np.empty(3, dtype), (3,), labels, X)
     with pytest.raises(ValueError, match="the dtype int8, which cannot hold"):
-        check_out(np.empty(3, np.int8), (3,), np.array([0, 200]))
+        check_out(np.empty(3, np.int8), (3,), np.array([0, 200]), X)
+
+
+def test_an_array_that_cannot_be_written(tmp_path):
+    values = np.array([0.5])
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("x", data=np.zeros(3))
+    zarr.open(tmp_path / "x.zarr", mode="w", shape=(3,), dtype="f8")[:] = 0
+    with h5py.File(tmp_path / "x.h5", "r") as file:
+        closed = np.zeros(3)
+        closed.flags.writeable = False
+        for out in (closed, file["x"], zarr.open(tmp_path / "x.zarr", mode="r")):
+            with pytest.raises(ValueError, match="out is read-only"):
+                check_out(out, (3,), values, None)
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        for out in (file["x"], zarr.open(tmp_path / "x.zarr", mode="r+")):
+            check_out(out, (3,), values, None)
+
+
+def test_an_array_in_the_memory_of_the_rows():
+    whole, values = np.zeros((8, 2)), np.array([0.5])
+    with pytest.raises(ValueError, match="out lies in the memory of X"):
+        check_out(whole[1:], (7, 2), values, whole[:4])
+    # Read before they are written.
+    check_out(whole, (8, 2), values, whole[:4])
+    check_out(whole[:4], (4, 2), values, whole[4:])
+
+
+def test_a_mapped_file_that_has_another_name_by_now(tmp_path):
+    values = np.array([1], np.int8)
+    out = np.memmap(tmp_path / "a", "i1", "w+", shape=(400,))
+    (tmp_path / "a").rename(tmp_path / "b")
+    check_out(out, (400,), values, None)
+    (tmp_path / "a").write_text("mine")
+    check_out(out, (400,), values, None)
+    assert (tmp_path / "a").read_text() == "mine"
+    copied = np.memmap(tmp_path / "b", "i1", "c", shape=(400,))
+    (tmp_path / "b").unlink()
+    check_out(copied, (400,), values, None)
 
 
 def test_a_write_that_fails_names_the_rows():

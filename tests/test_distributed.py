@@ -111,10 +111,9 @@ torch.distributed.destroy_process_group()
 """
 
 
-def fit_in_two_processes(classifier, folder):
-    """Probabilities and losses of each process."""
+def run_in_two_processes(code, folder, *args):
     script = folder / "worker.py"
-    script.write_text(WORKER)
+    script.write_text(code)
     loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
     # Else gloo asks for the address of the machine's name, which may have none.
     interface = {"GLOO_SOCKET_IFNAME": loopback[0]} if loopback else {}
@@ -122,12 +121,17 @@ def fit_in_two_processes(classifier, folder):
         [
             *(sys.executable, "-m", "torch.distributed.run"),
             *("--standalone", "--nproc-per-node=2"),
-            *(script, repr(classifier), folder),
+            *(script, *args),
         ],
         check=True,
         timeout=200,
         env={**os.environ, **interface, "OMP_NUM_THREADS": "1"},
     )
+
+
+def fit_in_two_processes(classifier, folder):
+    """Probabilities and losses of each process."""
+    run_in_two_processes(WORKER, folder, repr(classifier), folder)
     saved = [np.load(folder / f"{rank}.npz") for rank in range(2)]
     for name in ("X", "losses"):
         assert_array_equal(saved[0][name], saved[1][name])
@@ -172,3 +176,32 @@ def test_two_processes_stop_early_together(tmp_path):
     accuracies = [(labels == y[300:]).mean() for labels in (two, one)]
     # Three standard deviations of the difference of two accuracies on 400 rows.
     assert abs(np.subtract(*accuracies)) < 3 * np.sqrt(2 * 0.25 / 400)
+
+
+REFUSED = """
+import os, sys
+import pytest
+import torch
+from sklearn.datasets import make_classification
+from sklearn_samn import KNNSeq2SeqClassifier
+
+torch.distributed.init_process_group()
+rank = int(os.environ["RANK"])
+X, y = make_classification(300, random_state=0)
+model = KNNSeq2SeqClassifier(max_epochs=1, random_state=0)
+for params, n_rows in [
+    ({"random_state": None}, 300),
+    ({"hidden_size": 32 + rank}, 300),
+    ({"max_epochs": 2 + rank}, 300),
+    ({}, 300 - rank),
+]:
+    model.set_params(hidden_size=32, max_epochs=1, random_state=0).set_params(**params)
+    with pytest.raises(ValueError, match="called with different rows"):
+        model.fit(X[:n_rows], y[:n_rows])
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_processes_that_do_not_agree_are_refused(tmp_path):
+    """Else they would wait for each other, or end with different models."""
+    run_in_two_processes(REFUSED, tmp_path)

@@ -248,6 +248,23 @@ def test_rows_of_weight_zero_are_left_out(model, monkeypatch):
     assert len(seen) == len(Z)
 
 
+@pytest.mark.parametrize("weight", [1e308, 1e-308])
+def test_only_the_ratios_of_weights_matter(weight):
+    X, y = data()
+    expected = by_block(SEQ2SEQ).fit(X, y, np.ones(400))
+    model = by_block(SEQ2SEQ).fit(X, y, np.full(400, weight))
+    assert model.loss_curve_ == expected.loss_curve_
+
+
+@each_model
+def test_the_sample_has_a_row_of_each_class(model):
+    """Of 20,000 rows, all alike but two, the sample of a hundred would miss these."""
+    X, y = np.zeros((20_000, 6), np.float32), np.zeros(20_000, int)
+    X[[77, 9000]], y[[77, 9000]] = 1, 1
+    fitted = by_block(model, max_epochs=1).fit(X, y)
+    assert fitted.predict_proba(X[75:80]).shape == (5, 2)
+
+
 def test_weights_reach_the_loss():
     X, y = data()
     plain = by_block(SEQ2SEQ).fit(X, y)
@@ -275,6 +292,15 @@ def test_the_hold_out_is_apart_and_bounded(model, monkeypatch):
     assert len(trained) == 370
     Z = model.preprocessor_.transform(X)
     assert_array_equal(np.unique(both, axis=0), np.unique(Z, axis=0))
+
+
+def test_the_hold_out_is_bounded_by_its_bytes(monkeypatch):
+    X, y = data()
+    monkeypatch.setattr(_blocks, "BUFFER_BYTES", 25 * 6 * 4)
+    spy = Spy(_base._training.train)
+    monkeypatch.setattr(_base._training, "train", spy)
+    by_block(SEQ2SEQ, early_stopping=True, validation_fraction=0.5).fit(X, y)
+    assert 20 < len(spy.calls[0][1]["valid"]) <= 25
 
 
 def test_no_index_of_all_rows_is_kept():
@@ -350,6 +376,9 @@ def test_at_most_one_buffer_of_rows_is_in_memory(monkeypatch):
 
     make = KNNSeq2SeqClassifier._dataset
     monkeypatch.setattr(KNNSeq2SeqClassifier, "_dataset", dataset)
+    # Numbers and weight, label, own number and neighbours.
+    row = 7 * 4 + (2 + SEQ2SEQ.n_neighbors) * 8
+    monkeypatch.setattr(_blocks, "BUFFER_BYTES", 100 * row)
     by_block(SEQ2SEQ, max_epochs=1).fit(X, y)
     # Five blocks of 20 rows, and what the buffer before left.
     assert len(alive) == 4
@@ -473,6 +502,47 @@ def test_an_array_that_does_not_fit_is_refused_before_any_work(monkeypatch):
             model.predict_proba(rows, out=np.empty((400, 3), dtype=int))
         with pytest.raises(ValueError, match=r"shape \(399,\), but needs \(400,\)"):
             model.predict(rows, out=np.empty(399))
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba"])
+def test_the_probabilities_count_among_the_bytes_of_a_block(method, monkeypatch):
+    X, y = data()
+    model = clone(SEQ2SEQ).fit(X, y)
+    sizes = []
+
+    def run(self, function, rows, **params):
+        sizes.append(len(rows))
+        return make(self, function, rows, **params)
+
+    make = SEQ2SEQ.__class__._run
+    monkeypatch.setattr(SEQ2SEQ.__class__, "_run", run)
+    # Six numbers, and three probabilities twice.
+    monkeypatch.setattr(_blocks, "BUFFER_BYTES", 40 * (6 + 2 * 3) * 4)
+    getattr(model.set_params(out_of_core=True), method)(X)
+    assert sizes == [40] * 10
+
+
+def test_the_row_of_a_prediction_that_is_not_finite(tmp_path):
+    X, y = data()
+    model = clone(SEQ2SEQ).set_params(scaling=None).fit(X, y)
+    X[350] = 3e38
+    for rows in (X, sources(tmp_path, X)["npy"]):
+        with pytest.raises(ValueError, match="prediction for row 350 is not finite"):
+            model.predict_proba(rows)
+        with pytest.raises(ValueError, match="prediction for row 350 is not finite"):
+            model.predict(rows)
+
+
+def test_relative_paths_outlive_another_working_directory(tmp_path, monkeypatch):
+    X, y = imbalanced()
+    sources(tmp_path, X)
+    (tmp_path / "elsewhere").mkdir()
+    for suffix in ("npy", "parquet"):
+        monkeypatch.chdir(tmp_path)
+        blocks = clone(SAMPLER).resample_blocks([f"a.{suffix}", f"b.{suffix}"], y)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        rows = np.concatenate([rows for rows, _ in blocks])
+        assert_array_equal(rows[: len(X)], X)
 
 
 def test_a_full_disk_is_found_before_any_work(tmp_path, monkeypatch):
@@ -644,6 +714,10 @@ def test_the_checkpoint_of_another_fit_is_refused(tmp_path):
             refused(model, da.from_array(X, chunks=(90, 6)), y, match)
         refused(model, X, np.roll(y, 1), match)
         refused(model, X[:-1], y[:-1], match)
+        for row in (0, 399):
+            weight = np.ones(400)
+            weight[row] = 2
+            refused(model, X, y, match, sample_weight=weight)
         assert path.exists()
         clone(model).set_params(verbose=0, n_jobs=1).fit(X, y)
         assert not path.exists()
@@ -666,6 +740,17 @@ def test_checkpoints_need_a_seed_and_a_folder(tmp_path):
     refused(clone(model).set_params(warm_start=True), X, y, match)
     model.set_params(checkpoint=tmp_path / "no" / "a")
     refused(model, X, y, "The folder of checkpoint='.*' is not there")
+
+
+def test_a_checkpoint_that_cannot_be_written_is_refused_before_the_first_epoch(
+    tmp_path, monkeypatch
+):
+    X, y = data()
+    # A name too long for a file beside it, as for root every folder takes one.
+    model = clone(SEQ2SEQ).set_params(checkpoint=tmp_path / ("a" * 255))
+    monkeypatch.setattr(_base._training.Net, "run_single_epoch", None)
+    refused(model, X, y, "checkpoint='.*' cannot be written: .*", error=OSError)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path):

@@ -8,6 +8,7 @@ import pickle
 import pickletools
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from sklearn_samn import (
     KNNSeq2SeqClassifier,
     MemNetKNNClassifier,
     SAMNClassifier,
+    _neighbors,
 )
 
 GROUND = "sklearn_samn._preprocessing"
@@ -414,3 +416,22 @@ def test_the_users_search_is_kept():
     # Whatever the next fit is to search by.
     model.set_params(neighbors="exact")
     assert_array_equal(copy.deepcopy(model).predict_proba(X), expected)
+
+
+@pytest.mark.parametrize(
+    ("output", "name"), [("labels", "_make_pool"), ("vectors", "make_search")]
+)
+def test_threads_share_what_is_made_anew_after_loading(output, name, monkeypatch):
+    X, y = data()
+    model = KNNSeq2SeqClassifier(output=output, max_epochs=1, random_state=0).fit(X, y)
+    loaded = pickle.loads(pickle.dumps(model))
+    place = KNNSeq2SeqClassifier if name == "_make_pool" else _neighbors
+    make, made = getattr(place, name), []
+
+    def count(*args):
+        made.append(threading.current_thread())
+        return make(*args)
+
+    monkeypatch.setattr(place, name, count)
+    loaded.predict_proba(np.tile(X, (50, 1)))
+    assert made == [threading.main_thread()]

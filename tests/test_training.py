@@ -350,6 +350,13 @@ def test_denormals_are_flushed_in_training_only(denormals):
     with reproducible(0, CPU):
         pass
     assert not denormals_live()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with reproducible(0, CPU):
+            pass
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert not denormals_live()
 
 
 def test_denormals_are_flushed_in_prediction(denormals):

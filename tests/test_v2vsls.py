@@ -3,10 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from pandas.testing import assert_frame_equal
 from scipy import sparse
 from sklearn.base import clone
+from sklearn.datasets import make_classification
 from sklearn.exceptions import NotFittedError
 
 from sklearn_samn import V2VSLS, _neighbors
@@ -588,3 +590,15 @@ def test_no_categories_by_block():
     sampler = clone(SAMPLER).set_params(categorical_features=[])
     rows = np.concatenate([rows for rows, _ in sampler.resample_blocks(X, y)])
     assert rows.shape == (120, 4)
+
+
+def test_another_default_dtype_of_torch():
+    X, y = make_classification(200, weights=[0.8], random_state=0)
+    sampler = V2VSLS(max_epochs=2, random_state=0)
+    expected, _ = sampler.fit_resample(X, y)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found, _ = sampler.fit_resample(X, y)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

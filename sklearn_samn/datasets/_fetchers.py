@@ -60,9 +60,9 @@ def fetch_covertype_3class(
     as_frame : bool, default=False
         If True, return pandas objects. Requires pandas
         (``pip install sklearn_samn[pandas]``).
-    n_retries : int, default=3
+    n_retries : int, at least 1, default=3
         Number of retries when the download fails.
-    delay : float, default=1.0
+    delay : float, above 0, default=1.0
         Seconds between retries.
 
     Returns
@@ -168,9 +168,9 @@ def fetch_network_intrusion_3class(
         If True, return pandas objects: the columns of `categorical_features` and
         `target` have the dtype category, the others int64 or float64. Requires
         pandas (``pip install sklearn_samn[pandas]``).
-    n_retries : int, default=3
+    n_retries : int, at least 1, default=3
         Number of retries when the download fails.
-    delay : float, default=1.0
+    delay : float, above 0, default=1.0
         Seconds between retries.
 
     Returns
@@ -314,9 +314,9 @@ def fetch_sensit(
     as_frame : bool, default=False
         If True, return pandas objects. Requires pandas
         (``pip install sklearn_samn[pandas]``).
-    n_retries : int, default=3
+    n_retries : int, at least 1, default=3
         Number of retries when the download fails.
-    delay : float, default=1.0
+    delay : float, above 0, default=1.0
         Seconds between retries.
 
     Returns

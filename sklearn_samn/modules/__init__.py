@@ -5,9 +5,9 @@ from .embedding import FeatureExtractor, MemberLinear, PeriodicEmbedding
 from .losses import NeighborSequenceLoss, SAMNLoss
 from .memnet import MemoryNetwork
 from .memory import NeighborMemory, PrototypeMemory, SampleMemory
-from .samn import SAMN
-from .sample_network import SampleNetwork
-from .seq2seq import Seq2SeqNetwork
+from .samn import SAMN, SAMNOutput
+from .sample_network import SampleNetwork, SampleOutput
+from .seq2seq import NeighborSequence, Seq2SeqNetwork
 
 __all__ = [
     "SAMN",
@@ -15,13 +15,16 @@ __all__ = [
     "MemberLinear",
     "MemoryNetwork",
     "NeighborMemory",
+    "NeighborSequence",
     "NeighborSequenceLoss",
     "PeriodicEmbedding",
     "PrototypeMemory",
     "SAMNLoss",
+    "SAMNOutput",
     "SampleAttention",
     "SampleMemory",
     "SampleNetwork",
+    "SampleOutput",
     "Seq2SeqNetwork",
     "kernel_scores",
     "read_memory",

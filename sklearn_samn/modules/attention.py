@@ -5,8 +5,9 @@ import math
 import torch
 from torch import nn
 
-from .embedding import at_once
+from .embedding import at_once, one_of
 
+KERNELS = "linear", "poly", "rbf", "sigmoid", "exponential"
 # Keeps the gradient of a distance of zero finite.
 TINY = 1e-12
 # Entries of a matrix of queries by keys that the backward pass holds at a time.
@@ -39,6 +40,11 @@ def kernel_scores(queries, keys, *, kernel="linear", degree=3, coef0=1.0):
     Tensor of shape (..., n_queries, n_keys)
         The scores, unbounded but for "sigmoid".
 
+    Raises
+    ------
+    ValueError
+        If there is no such kernel.
+
     Examples
     --------
     >>> import torch
@@ -53,6 +59,7 @@ def kernel_scores(queries, keys, *, kernel="linear", degree=3, coef0=1.0):
     scale = 1 / math.sqrt(queries.shape[-1])
     if kernel == "rbf":
         return -scale * squared_distances(queries, keys)
+    one_of("kernel", kernel, KERNELS)
     scores = scale * queries @ keys.mT
     if kernel == "poly":
         return (scores + coef0) ** degree
@@ -106,6 +113,7 @@ def read_memory(
     """
     if kernel == "exponential":
         return _ExponentialRead.apply(queries, keys, values, bias, scale, own)
+    keys, values, bias = keys.detach(), values.detach(), bias.detach()
     weights = memory_weights(queries, keys, bias, scale, own, kernel=kernel, **params)
     return weights @ values
 

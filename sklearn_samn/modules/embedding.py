@@ -228,6 +228,13 @@ class MemberModules(nn.ModuleList):
         return torch.stack([module(rows) for module, rows in zip(self, x, strict=True)])
 
 
+def one_of(name, value, options):
+    """The value of a parameter, or a ValueError that names the options."""
+    if value not in options:
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(options)}.")
+    return value
+
+
 def output_width(module, n_features):
     """Width h of what a module makes of rows of so many features, (n_samples, h)."""
     trial = deepcopy(module).eval()
@@ -437,7 +444,7 @@ class FeatureExtractor(nn.Sequential):
             layers.append(linear(n_in, n_out, bias=not batch_norm))
             if batch_norm:
                 layers.append(norm(n_out))
-            layers.append(ACTIVATIONS[activation]())
+            layers.append(ACTIVATIONS[one_of("activation", activation, ACTIVATIONS)]())
             if dropout:
                 layers.append(Dropout(dropout))
         super().__init__(*layers)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .attention import squared_distances
+from .embedding import one_of
 
 
 class SAMNLoss(nn.Module):
@@ -59,7 +60,7 @@ class SAMNLoss(nn.Module):
         label_smoothing=0.0,
     ):
         super().__init__()
-        self.loss = loss
+        self.loss = one_of("loss", loss, ("softmax", "squared_hinge"))
         self.inter_weight = inter_weight
         self.inner_weight = inner_weight
         self.margin = margin
@@ -173,7 +174,9 @@ class NeighborSequenceLoss(nn.Module):
         super().__init__()
         self.alpha = alpha
         self.lam = lam
-        self.vector_reduction = vector_reduction
+        self.vector_reduction = one_of(
+            "vector_reduction", vector_reduction, ("mean", "sum")
+        )
 
     def forward(self, output, target):
         if output.vectors is None:

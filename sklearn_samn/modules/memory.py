@@ -10,17 +10,18 @@ from .embedding import at_once
 
 # A class without any attention, or any vote, has this share of it.
 FLOOR = 1e-6
-# Of the vote of the nearest: the scale of its weights as a share of the mean distance,
-# and the share of the prior.
+# The vote of the nearest: its bandwidth as a share of their mean distance, and how much
+# of it goes to the class shares of the whole memory.
 BANDWIDTH, PRIOR_SHARE = 0.15, 0.05
 # Distances at a time in a vote, which stay in the cache of a processor, and the fewest
 # rows that are worth a call.
 VOTE_DISTANCES, VOTE_BATCH = 2**19, 64
 # Entries whose norms are taken at a time.
 NORMS = 1024
-# The same where each row is left out, fewer, for the peak of memory in a fit; and the
-# share of an entry from which on a row is all of it.
-OTHERS_DISTANCES, OTHERS_BATCH, ALONE = 2**17, 16, 0.999
+# The same for votes that leave each row out: fewer, to bound the memory of a fit.
+OTHERS_DISTANCES, OTHERS_BATCH = 2**17, 16
+# A row with at least this share of an entry's weight counts as the whole entry.
+ALONE = 0.999
 
 
 class PrototypeMemory(nn.Module):
@@ -329,6 +330,8 @@ class NeighborMemory(SampleMemory):
         Tensor of shape (n_samples, n_classes)
             Shares that sum to one.
         """
+        if not len(self.rows):
+            raise ValueError("No rows are stored that could vote: fill the memory.")
         size = max(at_once(VOTE_DISTANCES, x) // len(self.rows), VOTE_BATCH)
         origin = self._origin()
         parts = (self._voters(part, origin, n_neighbors) for part in x.split(size))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import SampleAttention, kernel_scores, squared_distances
-from .embedding import FeatureExtractor, class_probabilities, output_width
+from .embedding import FeatureExtractor, class_probabilities, one_of, output_width
 from .memory import PrototypeMemory
 
 
@@ -48,12 +48,22 @@ class SAMN(nn.Module):
     ----------
     n_features, n_classes : int
         Sizes of the data.
-    hidden_layer_sizes, activation, dropout, batch_norm
-        Of the :class:`FeatureExtractor`.
+    hidden_layer_sizes : sequence of int, default=(128,)
+        Widths of the layers in front.
+    activation : {"relu", "gelu", "silu", "tanh", "mish"}, default="silu"
+        Their activation.
+    dropout : float in [0, 1), default=0.0
+        After each of them.
+    batch_norm : bool, default=False
+        Whether each of them normalises by the batch.
     n_attention_blocks : int, default=1
         Blocks of :class:`SampleAttention`; 0 switches sample attention off.
-    kernel, degree, coef0
-        Of the attention scores, and of ``head="kernel"``.
+    kernel : {"linear", "poly", "rbf", "sigmoid", "exponential"}, default="linear"
+        Of the attention scores and of ``head="kernel"``, see :func:`kernel_scores`.
+    degree : int, default=3
+        Degree of "poly".
+    coef0 : float, default=1.0
+        Constant of "poly" and "sigmoid".
     n_prototypes : int, default=1
         Prototypes a class.
     memory_gate : "learned" or float in (0, 1], default="learned"
@@ -129,7 +139,7 @@ class SAMN(nn.Module):
         self.memory = PrototypeMemory(
             n_classes, h, n_prototypes=n_prototypes, gate=memory_gate
         )
-        self.head = head
+        self.head = one_of("head", head, ("distance", "kernel", "linear", "both"))
         self.bias = nn.Parameter(torch.zeros(n_classes))
         if head in ("linear", "both"):
             self.linear = nn.Linear(h, n_classes, bias=False)

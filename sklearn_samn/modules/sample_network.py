@@ -12,6 +12,7 @@ from .embedding import (
     MemberModules,
     at_once,
     class_probabilities,
+    one_of,
     output_width,
 )
 from .memory import ALONE, FLOOR, NeighborMemory, SampleMemory, product_of_experts
@@ -19,9 +20,9 @@ from .memory import ALONE, FLOOR, NeighborMemory, SampleMemory, product_of_exper
 # By how much more than any vote could change it a network must be sure of a class for
 # the vote to be left out: many times the rounding of the logarithms.
 SURE = 1e-3
-# Powers of the sensitivity by which the columns of the vote may count, and the shares
-# of the vote that are tried: with what is added a half at most, beyond which hardly a
-# network is sure enough of a row to spare it the vote.
+# Powers of the sensitivity by which the columns of the vote may count.
+# SHARES are the weights of the vote that are tried; with what choose_share adds they
+# end at 0.5, above which prediction would need the vote for nearly every row.
 SCALING_POWERS = (0, 1, 2)
 SHARES = tuple(i / 20 for i in range(9))
 # Scores of stored rows at a time in prediction, which stay in the cache of a processor,
@@ -43,7 +44,7 @@ class SampleOutput(NamedTuple):
     """
 
     logits: Tensor
-    embedding: Tensor
+    embedding: Tensor | None
 
 
 class SampleNetwork(nn.Module):
@@ -69,13 +70,23 @@ class SampleNetwork(nn.Module):
         Waves a column.
     learn_waves : bool, default=True
         Whether training changes them.
-    hidden_layer_sizes, activation, dropout, batch_norm
-        Of the :class:`FeatureExtractor`.
+    hidden_layer_sizes : sequence of int, default=(128, 128)
+        Widths of the layers in front.
+    activation : {"relu", "gelu", "silu", "tanh", "mish"}, default="silu"
+        Their activation.
+    dropout : float in [0, 1), default=0.0
+        After each of them.
+    batch_norm : bool, default=False
+        Whether each of them normalises by the batch.
     n_attention_blocks : int, default=1
         Blocks that add to a row what it reads in the memory. With 0 the memory is read
         by the head alone.
-    kernel, degree, coef0
+    kernel : {"linear", "poly", "rbf", "sigmoid", "exponential"}, default="exponential"
         Of the attention scores, see :func:`kernel_scores`.
+    degree : int, default=3
+        Degree of "poly".
+    coef0 : float, default=1.0
+        Constant of "poly" and "sigmoid".
     embedding_size : int, default=64
         Width of a query and of a stored row.
     head : {"both", "distance", "kernel", "linear"}, default="both"
@@ -99,7 +110,8 @@ class SampleNetwork(nn.Module):
     **Shape**
 
     - x: (n_samples, n_features); in training also labels: (n_samples, n_classes),
-      weight and row: (n_samples,), as the memory stores them
+      weight and row: (n_samples,), as the memory stores them, whose rows are named
+      before the first batch by ``memory.start``
     - output: :class:`SampleOutput`
 
     Examples
@@ -142,7 +154,7 @@ class SampleNetwork(nn.Module):
     ):
         super().__init__()
         k = self.n_members = n_members
-        self.head = head
+        self.head = one_of("head", head, ("both", "distance", "kernel", "linear"))
         self.neighbor_weight, self.n_neighbors = neighbor_weight, n_neighbors
         self.kernel = {"kernel": kernel, "degree": degree, "coef0": coef0}
         if head == "distance":
@@ -190,9 +202,11 @@ class SampleNetwork(nn.Module):
             self.bias.copy_(prior.log())
 
     def forward(self, x, labels=None, weight=None, row=None):
-        output = self._score(x, None if row is None else self.memory.own(row))
+        seen = row is not None and len(self.queries)
+        output = self._score(x, self.memory.own(row) if seen else None)
         if labels is not None:
-            self.memory.write(output.embedding, labels, weight, row)
+            if output.embedding is not None:
+                self.memory.write(output.embedding, labels, weight, row)
             if len(self.pool.rows):
                 self.pool.write(x.unsqueeze(0), labels, weight, row)
         return output

@@ -12,6 +12,7 @@ from .embedding import (
     FeatureExtractor,
     at_once,
     class_probabilities,
+    one_of,
 )
 
 # Rows whose gates, of a few hundred numbers each, stay in the cache of a processor.
@@ -73,6 +74,7 @@ class NeighborHeads(nn.Module):
         super().__init__()
         self.temperature = temperature
         self.label = self.vector = None
+        one_of("output", output, ("labels", "vectors", "both"))
         if output != "vectors":
             self.label = nn.Linear(hidden_size, n_classes)
         if output != "labels":
@@ -179,7 +181,8 @@ class Seq2SeqNetwork(nn.Module):
             n_numeric=n_numeric,
             n_frequencies=n_frequencies,
         )
-        cell_class = {"lstm": nn.LSTMCell, "gru": nn.GRUCell}[cell]
+        cells = {"lstm": nn.LSTMCell, "gru": nn.GRUCell}
+        cell_class = cells[one_of("cell", cell, cells)]
         self.encoder = cell_class(self.extract.out_features, hidden_size)
         # The sequence is one row long: the state that these would multiply is zero.
         self.encoder.weight_hh.requires_grad_(False)

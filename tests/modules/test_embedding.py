@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from sklearn_samn.modules import FeatureExtractor
+from sklearn_samn.modules import (
+    SAMN,
+    FeatureExtractor,
+    MemoryNetwork,
+    NeighborSequenceLoss,
+    SAMNLoss,
+    SampleNetwork,
+    Seq2SeqNetwork,
+    kernel_scores,
+)
 from sklearn_samn.modules.embedding import BatchNorm, Dropout, Mish
 
 X = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
@@ -19,6 +28,25 @@ ACTIVATIONS = {
     "gelu": lambda s: s * (1 + math.erf(s / math.sqrt(2))) / 2,
     "tanh": math.tanh,
 }
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SAMNLoss(loss="hinge"), "loss='hinge' must be one of softmax, sq"),
+        (lambda: SAMN(4, 3, head="Both"), "head='Both' must be one of distance, kern"),
+        (lambda: SampleNetwork(4, 3, memory_size=2, head="x"), "head='x' must be one"),
+        (lambda: NeighborSequenceLoss(vector_reduction="x"), "reduction='x' must be"),
+        (lambda: Seq2SeqNetwork(4, 3, output="label"), "output='label' must be one"),
+        (lambda: MemoryNetwork(4, 3, output="label"), "output='label' must be one of"),
+        (lambda: Seq2SeqNetwork(4, 3, cell="rnn"), "cell='rnn' must be one of lstm"),
+        (lambda: FeatureExtractor(4, (8,), activation="x"), "activation='x' must be"),
+        (lambda: kernel_scores(*torch.ones(2, 3, 4), kernel="RBF"), "kernel='RBF'"),
+    ],
+)
+def test_a_misspelt_option_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))

@@ -24,6 +24,30 @@ from sklearn_samn.modules.embedding import (
 )
 
 
+@pytest.mark.parametrize("kernel", ["exponential", "rbf", "linear", "poly", "sigmoid"])
+def test_no_gradient_flows_into_the_memory(kernel):
+    queries, keys, values = (
+        torch.randn(1, n, 3, requires_grad=True) for n in (2, 4, 4)
+    )
+    bias, scale = torch.zeros(4, requires_grad=True), torch.ones(1, 1, 1)
+    read_memory(queries, keys, values, bias, scale, kernel=kernel).sum().backward()
+    assert queries.grad.abs().sum() > 0
+    assert keys.grad is values.grad is bias.grad is None
+
+
+def test_a_network_that_stores_nothing_to_attend_to():
+    x, labels, row = torch.randn(6, 4), torch.eye(3).repeat(2, 1), torch.arange(6)
+    network = SampleNetwork(4, 3, memory_size=6, head="linear", n_attention_blocks=0)
+    output = network(x, labels, torch.ones(6), row)
+    assert output.embedding is None
+    assert output.logits.shape == (1, 6, 3)
+
+
+def test_a_vote_of_nobody():
+    with pytest.raises(ValueError, match="No rows are stored that could vote"):
+        NeighborMemory(3, 4, 0)(torch.randn(2, 4))
+
+
 def softmax(scores):
     exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
