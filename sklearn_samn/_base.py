@@ -1029,10 +1029,15 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         )
 
     def _run(self, function, X, **params):
-        # Here, not in the threads that share the batches, each of which would make one.
+        check_is_fitted(self)
+        # In one thread: those that share the batches would make it once each.
+        self._prepare_vote()
+        return super()._run(function, X, **params)
+
+    def _prepare_vote(self):
+        """Make what a pickle leaves out."""
         if self._vote_share and "_pool" not in vars(self):
             self._pool = self._make_pool(next(self.net_.module_.parameters()).device)
-        return super()._run(function, X, **params)
 
     def _make_pool(self, device):
         """The memory of the rows that vote."""

@@ -345,13 +345,12 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
             return 0.0
         return super()._neighbor_share(n_rows)
 
-    def _run(self, function, X, **params):
-        # Here, not in the threads that share the batches, each of which would make one.
+    def _prepare_vote(self):
+        super()._prepare_vote()
         if self._module_args["output"] == "vectors" and "_search" not in vars(self):
             self._search = _neighbors.make_search(
                 self._searched_by, self._reference, self.n_jobs
             )
-        return super()._run(function, X, **params)
 
     def _label_probabilities(self, x):
         if self._module_args["output"] == "vectors":

@@ -986,7 +986,7 @@ def test_strings_that_are_no_table(estimator):
 @neighbor_classifiers
 def test_a_path_is_no_list_of_paths(estimator):
     _, y = data()
-    refused(estimator, "a.npy", y, "Expected 2D array, got 0D array instead")
+    refused(estimator, "a.npy", y, "X is a str; for rows in files pass a list of their")
 
 
 @every_estimator

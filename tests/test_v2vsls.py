@@ -199,12 +199,16 @@ def test_frames_that_imbalanced_learn_does_not_take_are_refused():
 
 def test_scaling_by_ranks():
     """A skewed column keeps the shape that its class has."""
-    X, y = numbers((400, 100))
-    X[:, 0] = np.exp(3 * X[:, 0])
-    _, X_new, _ = resampled(X, y, scaling="quantile", max_epochs=10)
-    own = np.quantile(X[y == 1, 0], [0.25, 0.5, 0.75])
-    made = np.quantile(X_new[500:, 0], [0.25, 0.5, 0.75])
-    assert_allclose(np.log(made), np.log(own), atol=1.0)
+    apart = []
+    for seed in range(4):
+        X, y = numbers((400, 100), seed)
+        X[:, 0] = np.exp(3 * X[:, 0])
+        _, X_new, _ = resampled(X, y, scaling="quantile", max_epochs=10)
+        own = np.quantile(X[y == 1, 0], [0.25, 0.5, 0.75])
+        made = np.quantile(X_new[500:, 0], [0.25, 0.5, 0.75])
+        apart.append(np.log(made) - np.log(own))
+    # In logarithms, of which the standard deviation is 3.
+    assert_allclose(np.mean(apart, axis=0), 0, atol=1.0)
 
 
 # --- the account
@@ -595,10 +599,11 @@ def test_no_categories_by_block():
 def test_another_default_dtype_of_torch():
     X, y = make_classification(200, weights=[0.8], random_state=0)
     sampler = V2VSLS(max_epochs=2, random_state=0)
-    expected, _ = sampler.fit_resample(X, y)
     torch.set_default_dtype(torch.float64)
     try:
-        found, _ = sampler.fit_resample(X, y)
+        found, labels = sampler.fit_resample(X, y)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert np.isfinite(found).all()
+    assert len(set(np.unique(labels, return_counts=True)[1])) == 1
+    assert {p.dtype for p in sampler.net_.module_.parameters()} == {torch.float32}
