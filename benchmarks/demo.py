@@ -206,7 +206,9 @@ def main():
     data = load_credit_default()
     X, y = data.data, data.target
     if args.rows < len(X):
-        X, _, y, _ = train_test_split(X, y, train_size=args.rows, stratify=y)
+        X, _, y, _ = train_test_split(
+            X, y, train_size=args.rows, stratify=y, random_state=args.seed
+        )
     split = train_test_split(X, y, test_size=0.2, stratify=y, random_state=args.seed)
     contestants = make_contestants(make_encoder(data), args.seed)
     rows = []

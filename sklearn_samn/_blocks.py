@@ -194,10 +194,10 @@ def _check_finite(rows, name, start):
 
 
 def _open(X):
-    if not is_lazy(X) or not isinstance(X, (list, tuple)):
-        parts = [_ArrayPart(X)]
-    else:
+    if isinstance(X, (list, tuple)):
         parts = [_open_file(os.fspath(path)) for path in X]
+    else:
+        parts = [_ArrayPart(X)]
     for part in parts:
         _check_part(part, parts[0])
     return parts
@@ -433,7 +433,7 @@ def _reserve(out):
 
 def _check_range(out, start, values):
     """Raise a ValueError for numbers that would become infinite in ``out``."""
-    dtype = getattr(out, "dtype", values.dtype)
+    dtype = out.dtype
     if values.dtype.kind != "f" or np.can_cast(values.dtype, dtype):
         return
     with np.errstate(over="ignore"):

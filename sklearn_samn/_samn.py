@@ -14,14 +14,19 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import check_is_fitted
 
 from . import _training
-from ._base import BaseNeuralClassifier, check_layer_sizes, unchanged_on_failure
+from ._base import (
+    MAX_AUTO_BATCH_SIZE,
+    BaseNeuralClassifier,
+    check_layer_sizes,
+    unchanged_on_failure,
+)
 from ._neighbors import distinct_rows
 from ._support import sample_by_importance, sample_size, with_dues
 from .modules import SAMN, SAMNLoss, SampleNetwork
 from .modules.embedding import ACTIVATIONS, at_once
 
-# Smallest and largest batch that batch_size="auto" takes.
-MIN_AUTO_BATCH_SIZE, MAX_AUTO_BATCH_SIZE = 32, 256
+# Smallest batch that batch_size="auto" takes.
+MIN_AUTO_BATCH_SIZE = 32
 # What "auto" is for up to 800 and for from 4,000 training rows; between them it moves
 # with the logarithm of their number.
 BY_SIZE = {"dropout": (0.3, 0.1), "max_epochs": (20, 16)}

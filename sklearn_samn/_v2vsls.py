@@ -361,7 +361,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             _preprocessing.refuse_columns_without_numbers(X, mask)
         return X, y, binarize_y
 
-    def fit(self, X, y, **params):
+    def fit(self, X, y):
         """Check rows and parameters, as in imbalanced-learn, and learn nothing.
 
         Use :meth:`fit_resample`.
@@ -372,8 +372,6 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             Rows.
         y : array-like of shape (n_samples,)
             Class labels.
-        **params : dict
-            Not used.
 
         Returns
         -------
@@ -381,7 +379,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             The sampler, without what it learned before.
         """
         with unchanged_on_failure(self):
-            super().fit(X, y, **params)
+            super().fit(X, y)
             self._forget((*LEARNED, *ACCOUNT, "classes_"))
         return self
 

@@ -344,6 +344,8 @@ def test_a_mapped_file_that_has_another_name_by_now(tmp_path):
 
 def test_a_write_that_fails_names_the_rows():
     class Full:
+        dtype = np.dtype(float)
+
         def __setitem__(self, rows, values):
             raise OSError(28, "No space left on device")
 
