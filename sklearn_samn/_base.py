@@ -1072,6 +1072,8 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         params = self.get_params(deep=False)
         for name in ("checkpoint", "random_state", "n_jobs", "verbose"):
             del params[name]
+        # Each of several processes has a GPU of its own.
+        params["device"] = str(params["device"]).partition(":")[0]
         # Objects without a repr of their own show their address.
         text = re.sub(r" at 0x[0-9a-f]+", "", repr([type(self), params]))
         digest = hashlib.sha256(text.encode())

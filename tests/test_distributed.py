@@ -178,6 +178,14 @@ def test_two_processes_stop_early_together(tmp_path):
     assert abs(np.subtract(*accuracies)) < 3 * np.sqrt(2 * 0.25 / 400)
 
 
+def test_processes_agree_whose_gpus_differ():
+    one, other, cpu = (
+        KNNSeq2SeqClassifier(device=device)._fingerprint([1])
+        for device in ("cuda:0", "cuda:1", "cpu")
+    )
+    assert one == other != cpu
+
+
 REFUSED = """
 import os, sys
 import pytest
