@@ -1095,14 +1095,15 @@ class SAMNClassifier(BaseNeuralClassifier):
             ``head="linear"`` leaves attention alone.
         """
         check_scalar(n_samples, "n_samples", Integral, min_val=1)
-        weights, samples, distances = self._highest("decide", X, n_samples)
-        labels = self._labels_of_stored(samples)
         try:
             from pandas import DataFrame
         except ImportError as error:
             raise ImportError(
-                "explain returns a pandas DataFrame: install pandas, or use attention."
+                "explain returns a pandas DataFrame: pip install "
+                "'sklearn_samn[pandas]', or use attention."
             ) from error
+        weights, samples, distances = self._highest("decide", X, n_samples)
+        labels = self._labels_of_stored(samples)
         columns = {"sample": samples, "label": labels, "weight": weights}
         columns = {**columns, "distance": distances}
         return DataFrame(
