@@ -15,7 +15,7 @@ from .memory import PrototypeMemory
 class SAMNOutput(NamedTuple):
     """What :class:`SAMN` returns.
 
-    Attributes
+    Parameters
     ----------
     logits : Tensor of shape (n_samples, n_classes)
         Class scores.

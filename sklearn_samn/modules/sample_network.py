@@ -35,7 +35,7 @@ TUNING_SCORES, TUNING_BATCH = 2**17, 16
 class SampleOutput(NamedTuple):
     """What :class:`SampleNetwork` returns.
 
-    Attributes
+    Parameters
     ----------
     logits : Tensor of shape (n_members, n_samples, n_classes)
         Class scores.

@@ -24,7 +24,7 @@ CONTENT = 2
 class NeighborSequence(NamedTuple):
     """K predicted neighbours a row; what a network does not predict is None.
 
-    Attributes
+    Parameters
     ----------
     log_probs : Tensor of shape (n_samples, K, n_classes) or None
         Log-probabilities of the neighbours' classes.
