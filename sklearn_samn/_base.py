@@ -65,10 +65,10 @@ VOTE_SHARE, MAX_VOTE_ROWS = 0.4, 10_000
 # Rows that vote.
 N_VOTERS = 20
 
-# Of rows that are read by block at most so many are kept, for scaling and as neighbours
-# and memories,
+# At most so many of the rows read by block are kept: to scale by, as neighbours and as
+# memories.
 MAX_SAMPLE_ROWS = 100_000
-# and at most so many are held out.
+# At most so many of them are held out.
 MAX_HOLDOUT_ROWS = 10_000
 
 
@@ -1053,19 +1053,21 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         return {}
 
     def _make_checkpoint(self, rng, *facts):
-        if self.checkpoint is None and not _training.in_parallel():
-            return None
-        fingerprint = self._fingerprint(facts)
-        _training.check_agreement(fingerprint)
-        if self.checkpoint is None:
-            return None
-        if not isinstance(self.random_state, Integral) or self.warm_start:
+        wanted = self.checkpoint is not None
+        repeatable = isinstance(self.random_state, Integral) and not self.warm_start
+        if wanted and not repeatable:
             raise ValueError(
                 f"checkpoint={self.checkpoint!r} needs an int as random_state, as in "
                 f"random_state=0, and warm_start=False: fit goes on only where it "
                 f"would do the same again."
             )
-        return _training.Checkpoint(self.checkpoint, fingerprint, rng)
+        if not (wanted or _training.in_parallel()):
+            return None
+        fingerprint = self._fingerprint(facts)
+        _training.check_agreement(fingerprint)
+        return (
+            _training.Checkpoint(self.checkpoint, fingerprint, rng) if wanted else None
+        )
 
     def _fingerprint(self, facts):
         """A hash of the parameters that a training depends on, and of facts."""
@@ -1303,7 +1305,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         n_rows = blocks.shape[0] if by_block else _num_samples(X)
         if out is None:
             out = np.empty((n_rows, *shape), dtype=values.dtype)
-        _blocks.check_out(out, (n_rows, *shape), values, X)
+        _blocks.check_out(out, (n_rows, *shape), values, X if by_block else None)
         for start, rows in blocks if by_block else [(0, X)]:
             named = blocks.named(rows) if by_block else rows
             _blocks.write(out, start, predict(named, start))

@@ -370,8 +370,8 @@ def check_out(out, shape, values, X):
         Of the results.
     values : ndarray
         All values that a result can have, or some of their dtype.
-    X : array-like
-        The rows, which are read while the results are written.
+    X : array-like or None
+        The rows, if they are read while the results are written.
     """
     if not isinstance(getattr(out, "dtype", None), np.dtype):
         raise ValueError(f"out is a {type(out).__name__}, but must be an array.")
@@ -409,7 +409,8 @@ def _is_ahead_of(out, X):
     """Whether results are put where rows still have to be read."""
     if not isinstance(out, np.ndarray) or not isinstance(X, np.ndarray):
         return False
-    return np.may_share_memory(out, X) and out.ctypes.data > X.ctypes.data
+    ahead = out.ctypes.data > X.ctypes.data or out.strides[0] > X.strides[0]
+    return ahead and np.shares_memory(out, X)
 
 
 def _reserve(out):

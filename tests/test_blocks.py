@@ -327,6 +327,11 @@ def test_an_array_in_the_memory_of_the_rows():
     # Read before they are written.
     check_out(whole, (8, 2), values, whole[:4])
     check_out(whole[:4], (4, 2), values, whole[4:])
+    # Rows of out twice as long as those of X.
+    with pytest.raises(ValueError, match="out lies in the memory of X"):
+        check_out(whole, (8, 2), values, whole.view(np.float32).reshape(16, 2)[:8])
+    # Other columns of one table.
+    check_out(whole[:, 1:], (8, 1), values, whole[:, :1])
 
 
 def test_a_mapped_file_that_has_another_name_by_now(tmp_path):
