@@ -112,7 +112,7 @@ class FirstRecipe(SAMNClassifier):
 class PlainVote(SAMNClassifier):
     """The columns of its vote count alike, for a share of 0.3."""
 
-    def _tune_vote(self, module, dataset, rows, more):
+    def _tune_vote(self, module, stored, more):
         pass
 
 

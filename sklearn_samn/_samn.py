@@ -30,6 +30,8 @@ MIN_AUTO_BATCH_SIZE = 32
 # What "auto" is for up to 800 and for from 4,000 training rows; between them it moves
 # with the logarithm of their number.
 BY_SIZE = {"dropout": (0.3, 0.1), "max_epochs": (20, 16)}
+# The same of the highest temperature="auto": networks of few rows know them by heart.
+HIGHEST_TEMPERATURE = 1.4, 1.0
 # Rows embedded at a time when the memory is filled.
 SUPPORT_BATCH = 1024
 # Rows that compete for attention at a time when the support is chosen.
@@ -144,6 +146,13 @@ class SAMNClassifier(BaseNeuralClassifier):
         ``feature_extractor``. Only used with stored samples and ``head="both"``.
     n_neighbors : int, at least 1, default=20
         Rows that vote, the nearer the more.
+    temperature : "auto" or float above 0, default="auto"
+        What class scores are divided by in ``predict_proba``: below 1 probabilities are
+        surer, above 1 less so, the most probable class is the same. "auto" is chosen
+        by how sure the votes of training rows on each other should have been, see
+        Notes, at least 0.5, at most 1.4 for up to 800 training rows, falling to 1 for
+        4,000 and more; 1 where none vote and in a ``partial_fit`` that does not go on
+        from a ``fit``. Only used with stored samples.
     pool_size : "auto", int, at least 1, or None, default="auto"
         Training rows among which the neighbours are looked for, kept as the
         preprocessing leaves them. None is all, in ``partial_fit`` 8,192; "auto" is
@@ -318,6 +327,12 @@ class SAMNClassifier(BaseNeuralClassifier):
     share w is chosen, unless it is given. Not with a ``feature_extractor``, nor with as
     many ``n_neighbors`` as there are rows in the pool.
 
+    What the votes of these rows' others say of them is also how ``temperature="auto"``
+    is chosen, whatever the number of rows: the network has learned their labels and is
+    sure of them, the others have not. It is t to the power 2/3, divided by 1.2, with t
+    the temperature [2]_ at which the votes would have had the lowest cross-entropy;
+    with copies of a row among the others and without, the higher of the two.
+
     A pickle holds the weights, the support, embedded, and the pool, as the
     preprocessing left it, as arrays; no optimizer state.
 
@@ -326,6 +341,8 @@ class SAMNClassifier(BaseNeuralClassifier):
     .. [1] Q. Yang, L. Luo, H. Zhang, H. Peng and Z. Chen, "SAMN: A Sample Attention
        Memory Network Combining SVM and NN in One Architecture", arXiv 2309.13930,
        sections 3.2 to 3.4.
+    .. [2] C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On Calibration of Modern
+       Neural Networks", ICML 2017, section 4.2.
 
     Examples
     --------
@@ -362,6 +379,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         n_members=1,
         neighbor_weight="auto",
         n_neighbors=20,
+        temperature="auto",
         pool_size="auto",
         memory_gate=0.05,
         head="both",
@@ -406,6 +424,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         self.n_members = n_members
         self.neighbor_weight = neighbor_weight
         self.n_neighbors = n_neighbors
+        self.temperature = temperature
         self.pool_size = pool_size
         self.memory_gate = memory_gate
         self.head = head
@@ -469,6 +488,10 @@ class SAMNClassifier(BaseNeuralClassifier):
         "n_members": [Interval(Integral, 1, None, closed="left")],
         "neighbor_weight": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
+        "temperature": [
+            StrOptions({"auto"}),
+            Interval(Real, 0, None, closed="neither"),
+        ],
         "pool_size": [
             StrOptions({"auto"}),
             Interval(Integral, 1, None, closed="left"),
@@ -518,6 +541,7 @@ class SAMNClassifier(BaseNeuralClassifier):
             "embedding_size": self.embedding_size,
             "neighbor_weight": share,
             "n_neighbors": self.n_neighbors,
+            "label_temperature": self._temperature(n_rows),
             # A fit fills the pool when training ends.
             "pool_size": self._n_pooled() if share and n_rows == np.inf else 0,
         }
@@ -533,6 +557,13 @@ class SAMNClassifier(BaseNeuralClassifier):
         if self.feature_extractor is not None:
             return 0.0
         return _untuned_share(self._pool_sizes(n_rows)[0], n_rows)
+
+    def _temperature(self, n_rows):
+        if self.temperature != "auto":
+            return float(self.temperature)
+        goes_on = n_rows == np.inf and self._goes_on("label_temperature")
+        # A fit chooses it when training ends.
+        return self._module_args["label_temperature"] if goes_on else 1.0
 
     def _n_entries(self, n_rows):
         wanted = self.memory_size
@@ -578,10 +609,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         value = getattr(self, name)
         if value != "auto":
             return value
-        small, large = BY_SIZE[name]
-        # On a logarithmic scale, from 800 rows and fewer to 4,000 and more.
-        share = np.clip(np.log(max(n_rows, 1) / 800) / np.log(5), 0, 1)
-        return float(small + (large - small) * share)
+        return _between(*BY_SIZE[name], n_rows)
 
     def _training_params(self, n_rows):
         return {
@@ -744,10 +772,15 @@ class SAMNClassifier(BaseNeuralClassifier):
             self._store(module, dataset, *support)
         for n_pooled in pool_sizes:
             self._store_as_they_came(module, dataset, *draw(n_pooled))
-            if n_rows >= MIN_TUNED_ROWS and n_pooled > self.n_neighbors:
+            if n_pooled > self.n_neighbors:
                 looking = rng.permutation(len(dataset))[:MAX_TUNING]
-                more = _untuned_share(n_pooled, n_rows) / 3
-                self._tune_vote(module, dataset, looking, more)
+                stored = self._tuning_rows(dataset, looking)
+                if n_rows >= MIN_TUNED_ROWS:
+                    more = _untuned_share(n_pooled, n_rows) / 3
+                    self._tune_vote(module, stored, more)
+                if self.temperature == "auto":
+                    highest = _between(*HIGHEST_TEMPERATURE, n_rows)
+                    module.choose_temperature(**stored, highest=highest)
             if module.neighbor_weight <= MUCH:
                 break
 
@@ -783,20 +816,23 @@ class SAMNClassifier(BaseNeuralClassifier):
         rows = stored["x"].unsqueeze(0)
         module.pool.fill(rows, stored["labels"], weight, stored["row"])
 
-    def _tune_vote(self, module, dataset, rows, more):
-        """Choose by these rows how columns count in the vote, and how much it does."""
-        if self.feature_extractor is not None:
-            # It may be no function with a gradient.
-            return
+    def _tuning_rows(self, dataset, rows):
+        """Stored rows as the vote is tuned by them."""
         inputs, target = dataset[torch.from_numpy(rows)]
         weight = target.get("weight", torch.ones_like(inputs["weight"]))
-        stored = {
+        return {
             "x": inputs["x"],
             "labels": torch.eye(len(self.classes_)).to(weight)[target["y"]],
             "weight": weight,
             "row": inputs["row"],
             "share": weight / inputs["weight"],
         }
+
+    def _tune_vote(self, module, stored, more):
+        """Choose by these rows how columns count in the vote, and how much it does."""
+        if self.feature_extractor is not None:
+            # It may be no function with a gradient.
+            return
         votes = module.scale_columns(**stored)
         if self.neighbor_weight == "auto":
             module.choose_share(votes, **stored, more=more)
@@ -860,6 +896,7 @@ class SAMNClassifier(BaseNeuralClassifier):
             "memory_size": len(filled),
             "pool_size": len(pooled),
             "neighbor_weight": net.module_.neighbor_weight,
+            "label_temperature": net.module_.label_temperature,
         }
         self.pool_ = pooled[pooled >= 0]
         self.support_ = memory.rows.cpu().numpy()[filled]
@@ -1112,6 +1149,12 @@ class SAMNClassifier(BaseNeuralClassifier):
                 **{name: values.ravel() for name, values in columns.items()},
             }
         )
+
+
+def _between(small, large, n_rows):
+    """Small for 800 rows and fewer, large for 4,000 and more; logarithmic between."""
+    share = np.clip(np.log(max(n_rows, 1) / 800) / np.log(5), 0, 1)
+    return float(small + (large - small) * share)
 
 
 def _untuned_share(n_pooled, n_rows):

@@ -8,10 +8,12 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_digits, make_blobs, make_moons
+from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 from torch import nn
 
 from sklearn_samn import SAMNClassifier, _samn
+from sklearn_samn.datasets import load_credit_default
 from sklearn_samn.modules import SAMN, SampleNetwork
 
 
@@ -200,7 +202,8 @@ def test_a_stored_row_decides_by_its_label():
 def test_the_vote_pools_with_the_network():
     X, y = blobs()
     alone = fitted(X, y, neighbor_weight=0.0, dtype="float64")
-    pooled = fitted(X, y, neighbor_weight=0.4, n_neighbors=5, dtype="float64")
+    params = {"n_neighbors": 5, "temperature": 1.0, "dtype": "float64"}
+    pooled = fitted(X, y, neighbor_weight=0.4, **params)
     network, entries = pooled.net_.module_, alone.net_.module_.memory.entries
     # The training is the same.
     assert torch.equal(network.memory.entries, entries)
@@ -280,10 +283,78 @@ def test_the_vote_is_tuned(params, columns, share):
     assert_array_equal(copy.predict_proba(X), model.predict_proba(X))
     model.partial_fit(X[:50], y[:50])
     assert model.net_.module_.neighbor_weight == network.neighbor_weight
+    assert model.net_.module_.label_temperature == network.label_temperature
     assert torch.equal(model.net_.module_.pool.scale, network.pool.scale)
     # A fit of few rows that goes on from many has no use for it.
     model.set_params(warm_start=True).fit(X[:700], y[:700])
     assert (model.net_.module_.pool.scale == 1).all()
+
+
+@pytest.mark.parametrize("share", ["auto", 0.0])
+def test_temperature_is_of_the_probabilities_alone(share):
+    X, y = blobs()
+    params = {"neighbor_weight": share, "dtype": "float64"}
+    plain = fitted(X, y, temperature=1.0, **params)
+    surer = fitted(X, y, temperature=0.25, **params)
+    expected = plain.predict_proba(X) ** 4
+    expected /= expected.sum(axis=1, keepdims=True)
+    assert_allclose(surer.predict_proba(X), expected, rtol=1e-9)
+    assert_array_equal(surer.predict(X), plain.predict(X))
+
+
+def temperature(X, y, **params):
+    return fitted(X, y, **params).net_.module_.label_temperature
+
+
+def test_the_temperature_says_how_noisy_the_classes_are():
+    X, y = blobs()
+    noise = np.random.default_rng(0).integers(3, size=len(y))
+    assert temperature(X, y) == 0.5
+    assert temperature(X, noise) == 1.4
+    # Nothing votes, or there are no others.
+    for params in ({"neighbor_weight": 0.0}, {"pool_size": 20}, {"head": "kernel"}):
+        assert temperature(X, noise, **params) == 1
+    chunks = SAMNClassifier(random_state=0).partial_fit(X, y, classes=np.unique(y))
+    assert chunks.net_.module_.label_temperature == 1
+
+
+def test_networks_of_many_rows_are_trusted():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(4000, 2)), rng.integers(2, size=4000)
+    found = [temperature(X[:n], y[:n], max_epochs=1) for n in (800, 1800, 4000)]
+    assert found == [1.4, pytest.approx(1.2, abs=0.01), 1.0]
+
+
+def test_copies_that_were_made_do_not_make_it_surer():
+    X, y = two_columns_in_noise(400)
+    alone = temperature(X, y)
+    assert alone > 1
+    for n_copies in (2, 5):
+        copies = temperature(np.repeat(X, n_copies, 0), np.repeat(y, n_copies))
+        assert copies >= min(alone, 1.2)
+
+
+def test_copies_that_were_observed_tell_the_noise():
+    """Few different rows, each many times, with labels of which a third is wrong."""
+    rng = np.random.default_rng(0)
+    X = rng.integers(2, size=(600, 5))
+    y = np.where(rng.uniform(size=600) < 0.3, 1 - X[:, 0], X[:, 0])
+    assert temperature(X, y) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("load", "n_train"), [(load_digits, 600), (load_credit_default, 300)]
+)
+def test_probabilities_are_better_for_the_temperature(load, n_train):
+    """Surer where the classes are easily told apart, less sure where they are not."""
+    X, y = load(return_X_y=True)
+    params = {"train_size": n_train, "test_size": 1000, "stratify": y}
+    X, X_test, y, y_test = train_test_split(X, y, **params, random_state=0)
+    losses = [
+        log_loss(y_test, fitted(X, y, **params).predict_proba(X_test))
+        for params in ({"max_epochs": "auto", "temperature": t} for t in (1.0, "auto"))
+    ]
+    assert losses[1] < 0.98 * losses[0]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,10 @@ SURE = 1e-3
 # end at 0.5, above which prediction would need the vote for nearly every row.
 SCALING_POWERS = (0, 1, 2)
 SHARES = tuple(i / 20 for i in range(9))
+# Temperatures of the votes that are tried. That of the class probabilities is the best
+# of them to VOTE_POWER times VOTE_FACTOR, at least LOWEST_TEMPERATURE.
+TEMPERATURES = tuple(2 ** (i / 8) for i in range(-16, 17))
+VOTE_POWER, VOTE_FACTOR, LOWEST_TEMPERATURE = 2 / 3, 1 / 1.2, 0.5
 # Scores of stored rows at a time in prediction, which stay in the cache of a processor,
 # and the fewest rows that are worth a call.
 PREDICT_SCORES, PREDICT_BATCH = 2**20, 256
@@ -98,6 +102,8 @@ class SampleNetwork(nn.Module):
         training does not know of it.
     n_neighbors : int, default=20
         Rows that vote.
+    label_temperature : float above 0, default=1.0
+        What class scores are divided by in predictions; below 1 it sharpens.
     pool_size : int, default=0
         Rows stored as they came, of which the nearest vote. Training writes to them as
         to the memory.
@@ -149,6 +155,7 @@ class SampleNetwork(nn.Module):
         head="both",
         neighbor_weight=0.0,
         n_neighbors=20,
+        label_temperature=1.0,
         pool_size=0,
         feature_extractor=None,
     ):
@@ -156,6 +163,7 @@ class SampleNetwork(nn.Module):
         k = self.n_members = n_members
         self.head = one_of("head", head, ("both", "distance", "kernel", "linear"))
         self.neighbor_weight, self.n_neighbors = neighbor_weight, n_neighbors
+        self.label_temperature = label_temperature
         self.kernel = {"kernel": kernel, "degree": degree, "coef0": coef0}
         if head == "distance":
             self.kernel["kernel"] = "rbf"
@@ -223,12 +231,15 @@ class SampleNetwork(nn.Module):
     def probabilities(self, x):
         """Class probabilities, (n_samples, n_classes).
 
-        The mean of the members', and with it the vote of the nearest stored rows.
+        The mean of the members', and with it the vote of the nearest stored rows, at
+        ``label_temperature``.
         """
         probabilities = self._without_vote(x)
-        if not self.neighbor_weight:
+        if self.neighbor_weight:
+            return self._with_vote(probabilities, x)
+        if self.label_temperature == 1:
             return probabilities
-        return self._with_vote(probabilities, x)
+        return class_probabilities(probabilities.log() / self.label_temperature)
 
     def most_probable(self, x):
         """The most probable class of each row, and its probability.
@@ -262,7 +273,8 @@ class SampleNetwork(nn.Module):
 
     def _with_vote(self, probabilities, x):
         votes = self.pool(x, self.n_neighbors)
-        return class_probabilities(self._combine(probabilities, votes))
+        scores = self._combine(probabilities, votes)
+        return class_probabilities(scores / self.label_temperature)
 
     def _combine(self, probabilities, votes):
         return product_of_experts(probabilities, votes, self.neighbor_weight)
@@ -324,6 +336,32 @@ class SampleNetwork(nn.Module):
             self.neighbor_weight = w
             logs.append(self._combine(probabilities, votes).log_softmax(1))
         self.neighbor_weight = SHARES[_best(logs, labels, weight)] + more
+
+    def choose_temperature(self, x, labels, weight, row, share, *, highest=1.4):
+        """Set ``label_temperature`` by that which would serve the votes best.
+
+        The network has learned the labels of its training rows and is sure of them; the
+        votes of the others on these rows have not: how sure they should have been tells
+        how noisy the classes are.
+
+        Parameters
+        ----------
+        x, labels, weight, row, share
+            As in :meth:`scale_columns`.
+        highest : float, at least 0.5, default=1.4
+            That it may be.
+        """
+        found = []
+        # With the copies of a row among the others, and without, and the more careful
+        # of the two: copies that were made know its label, those that were observed
+        # tell how noisy it is.
+        for hidden in (share, torch.ones_like(share)):
+            votes = self.pool.leave_one_out(x, labels, row, hidden, self.n_neighbors)
+            logs = (votes + FLOOR).log()
+            tried = ((logs / t).log_softmax(1) for t in TEMPERATURES)
+            found.append(TEMPERATURES[_best(tried, labels, weight)])
+        wanted = VOTE_FACTOR * max(found) ** VOTE_POWER
+        self.label_temperature = min(max(wanted, LOWEST_TEMPERATURE), highest)
 
     def _tuning_parts(self, *tensors):
         n_rows = at_once(TUNING_SCORES, tensors[0]) // max(len(self.memory.rows), 1)
