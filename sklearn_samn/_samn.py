@@ -47,8 +47,8 @@ SUPPORT_ERROR, SUPPORT_OF_CLASS, MAX_SUPPORT = 0.02, 128, 8192
 LOOKING_WEIGHTS = 2**16
 # Keeps the division by a sum of weights finite where all are zero.
 TINY = 1e-30
-# Sizes that a later fit may change.
-MEMORIES = ("memory_size", "pool_size")
+# Of the network, what a later fit may change.
+CHANGING = ("memory_size", "pool_size", "neighbor_weight", "label_temperature")
 # Training rows whose attention tells which entries matter.
 MAX_LOOKING = 1024
 # Training rows from which on the vote is tuned, and by how many of them.
@@ -657,7 +657,7 @@ class SAMNClassifier(BaseNeuralClassifier):
                 stored[name][room] = old[room]
             if name.endswith(".rows") and len(old) != len(new):
                 stored[f"{memory}.next"] = np.array(len(old) % max(len(new), 1))
-        before = {k: v for k, v in before.items() if k not in MEMORIES}
+        before = {k: v for k, v in before.items() if k not in CHANGING}
         super()._load_previous(module, {**weights, **stored}, before)
 
     def _make_criterion(self):
