@@ -10,6 +10,8 @@ import numpy as np
 BLOCK_BYTES = 2**20
 # Rows that are in memory at once to be shuffled or predicted.
 BUFFER_BYTES = 2**26
+# At most so many of the rows are kept: to scale by, as neighbours and as memories.
+MAX_SAMPLE_ROWS = 100_000
 # Kinds of dtypes that can be read.
 NUMBERS = "fiub"
 # What a disk, a quota or a file system says that is full.

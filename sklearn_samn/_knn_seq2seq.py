@@ -5,7 +5,8 @@ import torch
 from sklearn.utils._param_validation import StrOptions
 
 from . import _neighbors
-from ._base import BaseNeighborClassifier, check_layer_sizes
+from ._base_neighbors import BaseNeighborClassifier
+from ._validation import check_layer_sizes
 from .modules import Seq2SeqNetwork
 
 

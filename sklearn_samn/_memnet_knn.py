@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval
 
-from ._base import BaseNeighborClassifier, check_layer_sizes
+from ._base_neighbors import BaseNeighborClassifier
+from ._validation import check_layer_sizes
 from .modules import MemoryNetwork
 
 

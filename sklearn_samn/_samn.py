@@ -14,14 +14,10 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import check_is_fitted
 
 from . import _training
-from ._base import (
-    MAX_AUTO_BATCH_SIZE,
-    BaseNeuralClassifier,
-    check_layer_sizes,
-    unchanged_on_failure,
-)
+from ._base import MAX_AUTO_BATCH_SIZE, BaseNeuralClassifier
 from ._neighbors import distinct_rows
 from ._support import sample_by_importance, sample_size, with_dues
+from ._validation import check_layer_sizes, unchanged_on_failure
 from .modules import SAMN, SAMNLoss, SampleNetwork
 from .modules.embedding import ACTIVATIONS, at_once
 

@@ -16,11 +16,9 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm  # comes with skorch
 
 from . import _blocks, _neighbors, _preprocessing, _training
-from ._base import (
-    MAX_SAMPLE_ROWS,
-    NeuralMixin,
+from ._base import NeuralMixin, stratified_holdout
+from ._validation import (
     check_one_kind,
-    stratified_holdout,
     unchanged_on_failure,
     validate_blocks,
     validate_finite,
@@ -533,7 +531,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
 
     def _draw_rows(self, codes, wanted, X, rng):
         """Rows to scale by, and rows to learn from."""
-        size = min(X.count_rows_in(_blocks.BUFFER_BYTES), MAX_SAMPLE_ROWS, len(codes))
+        size = X.count_rows_in(_blocks.BUFFER_BYTES)
+        size = min(size, _blocks.MAX_SAMPLE_ROWS, len(codes))
         sample = rng.choice(len(codes), size, replace=False)
         members = []
         for code in range(len(self.classes_)):

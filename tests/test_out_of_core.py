@@ -28,6 +28,7 @@ from sklearn_samn import (
     KNNSeq2SeqClassifier,
     MemNetKNNClassifier,
     _base,
+    _base_neighbors,
     _blocks,
     _v2vsls,
 )
@@ -204,8 +205,8 @@ def test_no_row_is_its_own_neighbour(model, monkeypatch, large_sample):
     """Nor is a copy of it; the neighbours are the nearest of those drawn."""
     X, y = data()
     X[100:150], y[100:150] = X[:50], y[:50]
-    spy = Spy(_base._neighbors.nearest_in_subsets)
-    monkeypatch.setattr(_base._neighbors, "nearest_in_subsets", spy)
+    spy = Spy(_base_neighbors._neighbors.nearest_in_subsets)
+    monkeypatch.setattr(_base_neighbors._neighbors, "nearest_in_subsets", spy)
     # One subset of all rows: the search is exact.
     by_block(model, n_subsets=1, subset_size=1000, max_epochs=1).fit(X, y)
     seen = 0
@@ -238,8 +239,8 @@ def test_rows_of_weight_zero_are_left_out(model, monkeypatch):
     weight = np.ones(400)
     weight[::3] = 0
     y[::3] = 7  # nobody looks at them
-    spy = Spy(_base._neighbors.nearest_in_subsets)
-    monkeypatch.setattr(_base._neighbors, "nearest_in_subsets", spy)
+    spy = Spy(_base_neighbors._neighbors.nearest_in_subsets)
+    monkeypatch.setattr(_base_neighbors._neighbors, "nearest_in_subsets", spy)
     model = by_block(model, max_epochs=1).fit(X, y, weight)
     assert model.classes_.tolist() == [0, 1, 2]
     Z = model.preprocessor_.transform(X[weight > 0])
@@ -277,7 +278,7 @@ def test_weights_reach_the_loss():
 @each_model
 def test_the_hold_out_is_apart_and_bounded(model, monkeypatch):
     X, y = data()
-    monkeypatch.setattr(_base, "MAX_HOLDOUT_ROWS", 30)
+    monkeypatch.setattr(_base_neighbors, "MAX_HOLDOUT_ROWS", 30)
     spy = Spy(_base._training.train)
     monkeypatch.setattr(_base._training, "train", spy)
     stopping = {"early_stopping": True, "n_iter_no_change": 1, "max_epochs": 40}
