@@ -167,6 +167,7 @@ VARIANTS = {
     "SAMN, first recipe": (raw, functools.partial(make_ours, FirstRecipe)),
     "SAMN, no vote": (raw, functools.partial(make_samn, neighbor_weight=0.0)),
     "SAMN, plain vote": (raw, functools.partial(make_ours, PlainVote)),
+    "SAMN, no temperature": (raw, functools.partial(make_samn, temperature=1.0)),
     **{
         name + suffix: (raw, functools.partial(make_ours, network, **params))
         for name, network in NEIGHBOR_NETWORKS.items()

@@ -245,12 +245,12 @@ def resample(made, categorical, X_train, y_train, X_test):
 
 def scores(y, probability):
     predicted, truth = probability.argmax(1), np.eye(probability.shape[1])[y]
-    binary = probability.shape[1] == 2
+    binary, rare = probability.shape[1] == 2, np.bincount(y).argmin()
     return {
         "f1": f1_score(y, predicted, average="macro"),
         "balanced_accuracy": balanced_accuracy_score(y, predicted),
         "g_mean": geometric_mean_score(y, predicted),
-        "average_precision": average_precision_score(y, probability[:, 1])
+        "average_precision": average_precision_score(y == rare, probability[:, rare])
         if binary
         else average_precision_score(truth, probability),
         "brier": ((probability - truth) ** 2).sum(1).mean() / 2,
@@ -380,6 +380,8 @@ def report(frame, ablations):
             name for name in HELD_OUT if name not in SHARE_ROWS
         ],
         "All sets": CHOSEN_ON + HELD_OUT,
+        # Named by --sets.
+        "Further sets": set(frame["data_set"]).difference(CHOSEN_ON, HELD_OUT),
     }
     seeds = frame["seed"].nunique()
     parts = [
