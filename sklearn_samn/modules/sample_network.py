@@ -351,11 +351,13 @@ class SampleNetwork(nn.Module):
         highest : float, at least 0.5, default=1.4
             That it may be.
         """
-        found = []
-        # With the copies of a row among the others, and without, and the more careful
-        # of the two: copies that were made know its label, those that were observed
-        # tell how noisy it is.
-        for hidden in (share, torch.ones_like(share)):
+        # Without the copies of a row among the others, and with them, and the more
+        # careful of the two: copies that were made know its label, those that were
+        # observed tell how noisy it is.
+        ways, found = [torch.ones_like(share)], []
+        if (share < ALONE).any():
+            ways.append(share)
+        for hidden in ways:
             votes = self.pool.leave_one_out(x, labels, row, hidden, self.n_neighbors)
             logs = (votes + FLOOR).log()
             tried = ((logs / t).log_softmax(1) for t in TEMPERATURES)
