@@ -142,13 +142,14 @@ class SAMNClassifier(BaseNeuralClassifier):
         ``feature_extractor``. Only used with stored samples and ``head="both"``.
     n_neighbors : int, at least 1, default=20
         Rows that vote, the nearer the more.
-    temperature : "auto" or float above 0, default="auto"
-        What class scores are divided by in ``predict_proba``: below 1 probabilities are
-        surer, above 1 less so, the most probable class is the same. "auto" is chosen
-        by how sure the votes of training rows on each other should have been, see
-        Notes, at least 0.5, at most 1.4 for up to 800 training rows, falling to 1 for
-        4,000 and more; 1 where none vote and in a ``partial_fit`` that does not go on
-        from a ``fit``. Only used with stored samples.
+    temperature : "auto" or float in [0.01, 100], default="auto"
+        What the logarithms of the class probabilities are divided by: below 1
+        ``predict_proba`` is surer, above 1 less so, the most probable class is the
+        same. "auto" is chosen in ``fit`` by how sure the votes of training rows on each
+        other should have been, see Notes, at least 0.5, at most 1.4 for up to 800
+        different training rows, falling to 1 for 4,000 and more; 1 where none vote, or
+        all that are in the pool; ``partial_fit`` keeps what there is, at first 1. Only
+        used with stored samples.
     pool_size : "auto", int, at least 1, or None, default="auto"
         Training rows among which the neighbours are looked for, kept as the
         preprocessing leaves them. None is all, in ``partial_fit`` 8,192; "auto" is
@@ -323,11 +324,11 @@ class SAMNClassifier(BaseNeuralClassifier):
     share w is chosen, unless it is given. Not with a ``feature_extractor``, nor with as
     many ``n_neighbors`` as there are rows in the pool.
 
-    What the votes of these rows' others say of them is also how ``temperature="auto"``
-    is chosen, whatever the number of rows: the network has learned their labels and is
-    sure of them, the others have not. It is t to the power 2/3, divided by 1.2, with t
-    the temperature [2]_ at which the votes would have had the lowest cross-entropy;
-    with copies of a row among the others and without, the higher of the two.
+    What their others say of 512 rows is also how ``temperature="auto"`` is chosen, of
+    fewer than 800 rows, too: the network has learned their labels and is sure of them,
+    the others have not. It is t to the power 2/3, divided by 1.2, with t the
+    temperature [2]_ at which the votes would have had the lowest cross-entropy; with
+    copies of a row among the others and without, the higher of the two.
 
     A pickle holds the weights, the support, embedded, and the pool, as the
     preprocessing left it, as arrays; no optimizer state.
@@ -484,10 +485,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         "n_members": [Interval(Integral, 1, None, closed="left")],
         "neighbor_weight": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
-        "temperature": [
-            StrOptions({"auto"}),
-            Interval(Real, 0, None, closed="neither"),
-        ],
+        "temperature": [StrOptions({"auto"}), Interval(Real, 0.01, 100, closed="both")],
         "pool_size": [
             StrOptions({"auto"}),
             Interval(Integral, 1, None, closed="left"),
@@ -537,7 +535,7 @@ class SAMNClassifier(BaseNeuralClassifier):
             "embedding_size": self.embedding_size,
             "neighbor_weight": share,
             "n_neighbors": self.n_neighbors,
-            "label_temperature": self._temperature(n_rows),
+            "label_temperature": self._temperature(n_rows, share),
             # A fit fills the pool when training ends.
             "pool_size": self._n_pooled() if share and n_rows == np.inf else 0,
         }
@@ -554,12 +552,12 @@ class SAMNClassifier(BaseNeuralClassifier):
             return 0.0
         return _untuned_share(self._pool_sizes(n_rows)[0], n_rows)
 
-    def _temperature(self, n_rows):
+    def _temperature(self, n_rows, share):
         if self.temperature != "auto":
             return float(self.temperature)
         goes_on = n_rows == np.inf and self._goes_on("label_temperature")
         # A fit chooses it when training ends.
-        return self._module_args["label_temperature"] if goes_on else 1.0
+        return self._module_args["label_temperature"] if share and goes_on else 1.0
 
     def _n_entries(self, n_rows):
         wanted = self.memory_size

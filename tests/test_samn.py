@@ -316,6 +316,40 @@ def test_the_temperature_says_how_noisy_the_classes_are():
         assert temperature(X, noise, **params) == 1
     chunks = SAMNClassifier(random_state=0).partial_fit(X, y, classes=np.unique(y))
     assert chunks.net_.module_.label_temperature == 1
+    # The neighbours vote before a network of the user's, too.
+    params = {"feature_extractor": nn.Linear(4, 8), "neighbor_weight": 0.2}
+    assert temperature(X, noise, **params) == 1.4
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_no_temperature_without_the_vote_it_came_from(method):
+    X, y = blobs()
+    model = fitted(X, y, warm_start=True)
+    assert model.net_.module_.label_temperature == 0.5
+    getattr(model.set_params(neighbor_weight=0.0), method)(X, y)
+    assert model.net_.module_.label_temperature == 1
+
+
+def test_what_is_tuned_is_no_reason_to_refuse_a_warm_start():
+    X, y = two_columns_in_noise(1000)
+    model = fitted(X, y, warm_start=True).set_params(hidden_layer_sizes=(5,))
+    with pytest.raises(ValueError, match=r"parameters: hidden_layer_sizes [^;]*\."):
+        model.fit(X, y)
+
+
+@pytest.mark.parametrize(("weight", "wrong"), [(1.0, 0.2), (2.0, 1 / 3)])
+def test_the_temperature_is_that_of_the_votes(weight, wrong, monkeypatch):
+    """Votes of 0.9, of which every fifth is wrong: as sure as 0.8 they were right."""
+    network = SampleNetwork(2, 2, memory_size=10, neighbor_weight=0.3)
+    labels = torch.eye(2)[[0] * 8 + [1] * 2]
+    votes = torch.tensor([[0.9, 0.1]]).expand(10, 2)
+    monkeypatch.setattr(network.pool, "leave_one_out", lambda *args: votes)
+    rows = torch.zeros(10, 2), labels, torch.ones(10), torch.arange(10)
+    rows[2][8:] = weight
+    network.choose_temperature(*rows, torch.ones(10), highest=5)
+    best = np.log(0.9 / 0.1) / np.log((1 - wrong) / wrong)
+    # Temperatures are tried in steps of a ninth.
+    assert network.label_temperature == pytest.approx(best ** (2 / 3) / 1.2, rel=0.04)
 
 
 def test_networks_of_many_rows_are_trusted():

@@ -103,7 +103,8 @@ class SampleNetwork(nn.Module):
     n_neighbors : int, default=20
         Rows that vote.
     label_temperature : float above 0, default=1.0
-        What class scores are divided by in predictions; below 1 it sharpens.
+        What the logarithms of the class probabilities are divided by; below 1 it
+        sharpens.
     pool_size : int, default=0
         Rows stored as they came, of which the nearest vote. Training writes to them as
         to the memory.
@@ -239,7 +240,8 @@ class SampleNetwork(nn.Module):
             return self._with_vote(probabilities, x)
         if self.label_temperature == 1:
             return probabilities
-        return class_probabilities(probabilities.log() / self.label_temperature)
+        logs = probabilities.clamp_min(torch.finfo(x.dtype).tiny).log()
+        return class_probabilities(logs / self.label_temperature)
 
     def most_probable(self, x):
         """The most probable class of each row, and its probability.
