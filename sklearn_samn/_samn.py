@@ -50,8 +50,8 @@ MAX_LOOKING = 1024
 # Training rows from which on the vote is tuned, and by how many of them.
 MIN_TUNED_ROWS, MAX_TUNING = 800, 512
 # pool_size="auto" is at most MIN_POOL rows, or MAX_POOL where the share of the vote is
-# above MUCH.
-MIN_POOL, MAX_POOL, MUCH = 8192, 32_768, 0.3
+# above the untuned one.
+MIN_POOL, MAX_POOL = 8192, 32_768
 # Rows below which n_attention_blocks="auto" is 1, not 0.
 MAX_BLOCK_ROWS = 2_000
 # Rows from which on the waves are learned: a tenth of the time, and for fewer nothing.
@@ -153,7 +153,8 @@ class SAMNClassifier(BaseNeuralClassifier):
     pool_size : "auto", int, at least 1, or None, default="auto"
         Training rows among which the neighbours are looked for, kept as the
         preprocessing leaves them. None is all, in ``partial_fit`` 8,192; "auto" is
-        8,192 at most, 32,768 where w is above 0.3. Chosen as the support is. Time and
+        8,192 at most, and 32,768 where w is above 0.3 times the share of the training
+        rows that 8,192 are to the power 0.75. Chosen as the support is. Time and
         memory of a prediction, and the size of a pickle, grow with it and with
         ``support_size``; ``predict`` asks for the vote only where it can change the
         class. Only used where neighbours vote.
@@ -579,7 +580,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         return max(wanted, self._so_far("pool_size"))
 
     def _pool_sizes(self, n_rows):
-        """Rows that vote, and how many if that vote counts for much."""
+        """Rows that vote, and how many if that vote is a good one."""
         sizes = MIN_POOL, MAX_POOL
         if self.pool_size != "auto":
             sizes = [self.pool_size or n_rows]
@@ -766,16 +767,17 @@ class SAMNClassifier(BaseNeuralClassifier):
             self._store(module, dataset, *support)
         for n_pooled in pool_sizes:
             self._store_as_they_came(module, dataset, *draw(n_pooled))
+            untuned = _untuned_share(n_pooled, n_rows)
             if n_pooled > self.n_neighbors:
                 looking = rng.permutation(len(dataset))[:MAX_TUNING]
                 stored = self._tuning_rows(dataset, looking)
                 if n_rows >= MIN_TUNED_ROWS:
-                    more = _untuned_share(n_pooled, n_rows) / 3
-                    self._tune_vote(module, stored, more)
+                    self._tune_vote(module, stored, more=untuned / 3)
                 if self.temperature == "auto":
                     highest = _between(*HIGHEST_TEMPERATURE, n_rows)
                     module.choose_temperature(**stored, highest=highest)
-            if module.neighbor_weight <= MUCH:
+            if module.neighbor_weight <= untuned:
+                # Good votes of a small part are better ones of a larger.
                 break
 
     def _n_support(self, n_rows):
