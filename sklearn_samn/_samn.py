@@ -325,11 +325,12 @@ class SAMNClassifier(BaseNeuralClassifier):
     share w is chosen, unless it is given. Not with a ``feature_extractor``, nor with as
     many ``n_neighbors`` as there are rows in the pool.
 
-    What their others say of 512 rows is also how ``temperature="auto"`` is chosen, of
-    fewer than 800 rows, too: the network has learned their labels and is sure of them,
-    the others have not. It is t to the power 2/3, divided by 1.2, with t the
-    temperature [2]_ at which the votes would have had the lowest cross-entropy; with
-    copies of a row among the others and without, the higher of the two.
+    The votes of the others on up to 512 training rows also choose
+    ``temperature="auto"``, below 800 rows, too: the network has learned the labels of
+    these rows and is sure of them, the votes have not. It is t to the power 2/3,
+    divided by 1.2, with t the temperature [2]_ at which the votes would have had the
+    lowest cross-entropy; with copies of a row among the others and without, the higher
+    of the two.
 
     A pickle holds the weights, the support, embedded, and the pool, as the
     preprocessing left it, as arrays; no optimizer state.
@@ -765,6 +766,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         # Once for each read: what is stored for it depends on the reads before.
         for _ in module.queries:
             self._store(module, dataset, *support)
+        stored = None
         for n_pooled in pool_sizes:
             self._store_as_they_came(module, dataset, *draw(n_pooled))
             untuned = _untuned_share(n_pooled, n_rows)
@@ -773,12 +775,12 @@ class SAMNClassifier(BaseNeuralClassifier):
                 stored = self._tuning_rows(dataset, looking)
                 if n_rows >= MIN_TUNED_ROWS:
                     self._tune_vote(module, stored, more=untuned / 3)
-                if self.temperature == "auto":
-                    highest = _between(*HIGHEST_TEMPERATURE, n_rows)
-                    module.choose_temperature(**stored, highest=highest)
             if module.neighbor_weight <= untuned:
                 # Good votes of a small part are better ones of a larger.
                 break
+        if stored is not None and self.temperature == "auto":
+            highest = _between(*HIGHEST_TEMPERATURE, n_rows)
+            module.choose_temperature(**stored, highest=highest)
 
     def _n_support(self, n_rows):
         """Rows of the support, the fewest where there are as many as needed."""

@@ -364,8 +364,8 @@ def test_copies_that_were_made_do_not_make_it_surer():
     alone = temperature(X, y)
     assert alone > 1
     for n_copies in (2, 5):
-        copies = temperature(np.repeat(X, n_copies, 0), np.repeat(y, n_copies))
-        assert copies >= min(alone, 1.2)
+        copies = np.repeat(X, n_copies, axis=0), np.repeat(y, n_copies)
+        assert temperature(*copies) == alone
 
 
 def test_copies_that_were_observed_tell_the_noise():
