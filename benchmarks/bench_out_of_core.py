@@ -1,13 +1,14 @@
 """What a fit on a file larger than memory costs, and what it loses.
 
 (a) Peak memory and speed of fit and predict on a .npy file of --rows x 100 float32, and
-    on one of a quarter of the rows, each in a fresh process. The rows are real ones of
-    covertype (classes 0, 1, 2; its columns, then a part of them again), each with its
-    own jitter; the files are built once and kept in --folder. Memory is the peak of the
-    resident memory above its level when the libraries are imported (Linux only); the
-    labels count, those of fit in fit alone. Speed is in rows a second (times the
-    epochs), and as the share of it that reading the file once from start to end takes,
-    right before; whatever the system has cached, it has cached for both.
+    on one of a quarter of the rows, fit and predict each in a fresh process, between
+    them a pickle. The rows are real ones of covertype (classes 0, 1, 2; its columns,
+    then a part of them again), each with its own jitter; the files are built once and
+    kept in --folder. Memory is the peak of the resident memory above its level when the
+    libraries are imported (Linux only), labels and model included. Speed is in rows a
+    second (times the epochs), and as the share of it that reading the file once from
+    start to end takes, right before the fit; whatever the system has cached, it has
+    cached for both.
 (b) The same of V2VSLS, whose fit_resample writes the rows and those made of the rarest
     class, up to the count of the largest, into a .npy file.
 (c) Macro F1 on held-out rows of covertype, by block and in memory, same parameters.
@@ -24,6 +25,7 @@ import pathlib
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 
+import joblib
 import numpy as np
 import pandas as pd
 from _common import (
@@ -99,25 +101,37 @@ def peak_of(function, *args, above):
     return seconds, resident_mib("VmHWM") - above
 
 
-def measure_cost(paths, model, epochs):
-    """One fit and one predict, in a process that does nothing else."""
+def in_fresh_process(function, *args):
+    """What a call gives in a process that does nothing else."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(function, *args).result()
+
+
+def measure_fit(paths, model, epochs, pickled):
     with one_thread():
         warm_up()
         _, read_seconds = timed(read_through, paths[0])
         before = resident_mib("VmRSS")
         y = np.load(paths[1])
         estimator = make_model(model, epochs)
-        fit_seconds, fit_mib = peak_of(estimator.fit, [paths[0]], y, above=before)
-        del y
-        predict = peak_of(estimator.predict, [paths[0]], above=before)
+        seconds, mib = peak_of(estimator.fit, [paths[0]], y, above=before)
+    joblib.dump(estimator, pickled)
     return {
         "file_mib": paths[0].stat().st_size / 2**20,
         "read_seconds": read_seconds,
-        "fit_seconds": fit_seconds,
-        "fit_mib": fit_mib,
-        "predict_seconds": predict[0],
-        "predict_mib": predict[1],
+        "fit_seconds": seconds,
+        "fit_mib": mib,
     }
+
+
+def measure_predict(paths, pickled):
+    with one_thread():
+        warm_up()
+        before = resident_mib("VmRSS")
+        estimator = joblib.load(pickled)
+        seconds, mib = peak_of(estimator.predict, [paths[0]], above=before)
+    return {"predict_seconds": seconds, "predict_mib": mib}
 
 
 def run_cost(args, path):
@@ -126,12 +140,14 @@ def run_cost(args, path):
         for n_rows in (args.rows // 4, args.rows)
         for model in args.models
     ]
-    spawn = multiprocessing.get_context("spawn")
     for task in tqdm(missing(path, tasks, ("n_rows", "model", "epochs")), unit="fit"):
         paths = build(args.data_dir, args.folder, task["n_rows"])
-        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-            figures = pool.submit(measure_cost, paths, task["model"], task["epochs"])
-        append_row(path, {**task, **figures.result()})
+        pickled = args.folder / "fitted.joblib"
+        figures = in_fresh_process(
+            measure_fit, paths, task["model"], task["epochs"], pickled
+        )
+        figures |= in_fresh_process(measure_predict, paths, pickled)
+        append_row(path, {**task, **figures})
 
 
 def print_cost(frame):
@@ -149,7 +165,6 @@ def print_cost(frame):
 
 
 def measure_resampling(paths):
-    """One fit_resample, in a process that does nothing else."""
     with one_thread():
         warm_up()
         _, read_seconds = timed(read_through, paths[0])
@@ -177,12 +192,9 @@ def measure_resampling(paths):
 
 def run_resampling(args, path):
     tasks = [{"n_rows": n_rows} for n_rows in (args.rows // 4, args.rows)]
-    spawn = multiprocessing.get_context("spawn")
     for task in tqdm(missing(path, tasks, ("n_rows",)), unit="resampling"):
         paths = build(args.data_dir, args.folder, task["n_rows"])
-        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-            figures = pool.submit(measure_resampling, paths).result()
-        append_row(path, {**task, **figures})
+        append_row(path, {**task, **in_fresh_process(measure_resampling, paths)})
 
 
 def print_resampling(frame):

@@ -64,6 +64,17 @@ def stratified_holdout(y, rows, fraction, rng):
     return np.setdiff1d(rows, valid), np.sort(valid)
 
 
+def between_sizes(small, large, n_rows):
+    """Small for 800 rows and fewer, large for 4,000 and more; logarithmic between."""
+    share = np.clip(np.log(max(n_rows, 1) / 800) / np.log(5), 0, 1)
+    return float(small + (large - small) * share)
+
+
+def highest_temperature(n_rows):
+    """Of class probabilities: networks of few rows know them by heart."""
+    return between_sizes(1.4, 1.0, n_rows)
+
+
 class NeuralMixin:
     """Owner of a network: trains it through skorch, keeps it, pickles it as arrays.
 

@@ -13,7 +13,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from . import _blocks, _neighbors, _preprocessing, _training
-from ._base import BaseNeuralClassifier, stratified_holdout
+from ._base import BaseNeuralClassifier, highest_temperature, stratified_holdout
 from ._validation import validate_blocks
 from .modules import NeighborMemory, NeighborSequenceLoss
 from .modules.embedding import ACTIVATIONS, class_probabilities
@@ -24,6 +24,8 @@ from .modules.memory import product_of_experts
 VOTE_SHARE, MAX_VOTE_ROWS = 0.4, 10_000
 # Rows that vote.
 N_VOTERS = 20
+# Of so many rows the votes of the others tell how sure the probabilities may be.
+MAX_TUNING = 512
 # At most so many of the rows read by block are held out.
 MAX_HOLDOUT_ROWS = 10_000
 
@@ -154,6 +156,27 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         """The rows of which the nearest vote in predictions, where any do."""
         self._vote_share = self._neighbor_share(n_rows)
         self._voters = (Z, y, weight) if self._vote_share else None
+        if self._vote_share:
+            self._vote_temperature = self._choose_temperature(n_rows)
+
+    def _choose_temperature(self, n_rows):
+        """What the logarithms of the class probabilities are divided by.
+
+        A network has learned the labels of its training rows and cannot say how sure it
+        should be of others. The votes of the others on these rows can: what they need,
+        the probabilities need by half.
+        """
+        pool = self._make_pool(torch.device("cpu"))
+        # The same rows whatever the seed: what training draws must not depend on them.
+        row = np.random.default_rng(0).permutation(len(pool.rows))[:MAX_TUNING]
+        row = torch.from_numpy(row)
+        x, labels, weight = pool.entries[0, row], pool.labels[row], pool.bias()[row]
+        # All copies of a row left out: those that were made know its label.
+        share = torch.ones_like(weight)
+        best = pool.best_temperature(
+            x, labels, (weight - weight.max()).exp(), row, share, N_VOTERS
+        )
+        return min(best**0.5, highest_temperature(n_rows))
 
     def _neighbor_share(self, n_rows):
         """``neighbor_weight``, or what "auto" is for so many training rows."""
@@ -176,9 +199,8 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         if not self._vote_share:
             return probabilities
         votes = self._pool(x, N_VOTERS)
-        return class_probabilities(
-            product_of_experts(probabilities, votes, self._vote_share)
-        )
+        logs = product_of_experts(probabilities, votes, self._vote_share)
+        return class_probabilities(logs / self._vote_temperature)
 
     def _run(self, function, X, **params):
         check_is_fitted(self)

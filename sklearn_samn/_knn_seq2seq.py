@@ -66,10 +66,12 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
     neighbor_weight : "auto" or float in [0, 1), default="auto"
         Share w of the 20 training rows that are nearest to a row, the nearer the more,
         copies counted as one row of their weight: class probabilities are the network's
-        to the power 1 - w times the class shares of those rows to the power w,
-        normalised. Takes no training. "auto" is 0.4 for up to 10,000 training rows and
-        0, the paper's, for more. Only used where labels are predicted.
-        ``predict_neighbors`` is the network alone.
+        to the power 1 - w times the class shares of those rows to the power w, all to
+        the power 1 / sqrt(t), normalised. t is the temperature at which the votes of
+        the others on up to 512 training rows have the lowest cross-entropy; its root is
+        at most 1.4, falling to 1 from 800 to 4,000 rows. Takes no training.
+        "auto" is 0.4 for up to 10,000 training rows and 0, the paper's, for more. Only
+        used where labels are predicted. ``predict_neighbors`` is the network alone.
     max_epochs : int, at least 1, default=20
         Passes over the training rows.
     lr : float above 0, default=0.01

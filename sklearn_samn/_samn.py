@@ -14,7 +14,12 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import check_is_fitted
 
 from . import _training
-from ._base import MAX_AUTO_BATCH_SIZE, BaseNeuralClassifier
+from ._base import (
+    MAX_AUTO_BATCH_SIZE,
+    BaseNeuralClassifier,
+    between_sizes,
+    highest_temperature,
+)
 from ._neighbors import distinct_rows
 from ._support import sample_by_importance, sample_size, with_dues
 from ._validation import check_layer_sizes, unchanged_on_failure
@@ -26,8 +31,6 @@ MIN_AUTO_BATCH_SIZE = 32
 # What "auto" is for up to 800 and for from 4,000 training rows; between them it moves
 # with the logarithm of their number.
 BY_SIZE = {"dropout": (0.3, 0.1), "max_epochs": (20, 16)}
-# The same of the highest temperature="auto": networks of few rows know them by heart.
-HIGHEST_TEMPERATURE = 1.4, 1.0
 # Rows embedded at a time when the memory is filled.
 SUPPORT_BATCH = 1024
 # Rows that compete for attention at a time when the support is chosen.
@@ -605,7 +608,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         value = getattr(self, name)
         if value != "auto":
             return value
-        return _between(*BY_SIZE[name], n_rows)
+        return between_sizes(*BY_SIZE[name], n_rows)
 
     def _training_params(self, n_rows):
         return {
@@ -779,8 +782,7 @@ class SAMNClassifier(BaseNeuralClassifier):
                 # Good votes of a small part are better ones of a larger.
                 break
         if stored is not None and self.temperature == "auto":
-            highest = _between(*HIGHEST_TEMPERATURE, n_rows)
-            module.choose_temperature(**stored, highest=highest)
+            module.choose_temperature(**stored, highest=highest_temperature(n_rows))
 
     def _n_support(self, n_rows):
         """Rows of the support, the fewest where there are as many as needed."""
@@ -1147,12 +1149,6 @@ class SAMNClassifier(BaseNeuralClassifier):
                 **{name: values.ravel() for name, values in columns.items()},
             }
         )
-
-
-def _between(small, large, n_rows):
-    """Small for 800 rows and fewer, large for 4,000 and more; logarithmic between."""
-    share = np.clip(np.log(max(n_rows, 1) / 800) / np.log(5), 0, 1)
-    return float(small + (large - small) * share)
 
 
 def _untuned_share(n_pooled, n_rows):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from sklearn.datasets import make_moons
+from sklearn.datasets import make_blobs, make_moons
 from sklearn.neighbors import NearestNeighbors
 
 from sklearn_samn import KNNSeq2SeqClassifier, MemNetKNNClassifier, _neighbors
@@ -402,10 +402,43 @@ def test_the_vote_of_the_nearest_by_hand(network, out_of_core):
         .predict_proba(X[100:])
         for w in (0.0, 0.3)
     )
-    votes = [share_of_class_1(X[:100], y[:100], weight, x) for x in X[100:]]
-    votes = np.column_stack([1 - np.array(votes), votes])
-    expected = alone**0.7 * (votes + 1e-6) ** 0.3
+    rows = X[:100], y[:100], weight
+    votes = np.array([share_of_class_1(*rows, x) for x in X[100:]])
+    expected = alone**0.7 * (np.column_stack([1 - votes, votes]) + 1e-6) ** 0.3
+    expected **= 1 / min(np.sqrt(best_temperature(*rows)), 1.4)
     assert_allclose(voted, expected / expected.sum(axis=1, keepdims=True), rtol=1e-6)
+
+
+def best_temperature(X, y, weight):
+    """That at which the votes of the others on each row are worth most."""
+    prior, votes = weight @ y / weight.sum(), []
+    for row in range(len(X)):
+        others = np.arange(len(X)) != row
+        vote = share_of_class_1(X[others], y[others], weight[others], X[row])
+        # The prior remains that of all.
+        moved = prior - weight[others] @ y[others] / weight[others].sum()
+        votes.append(vote + 0.05 * moved)
+    odds = np.log(np.array(votes) + 1e-6) - np.log(1 - np.array(votes) + 1e-6)
+    tried = 2 ** np.linspace(-2, 2, 33)
+    losses = [weight @ np.log1p(np.exp(np.where(y, -odds, odds) / t)) for t in tried]
+    return tried[np.argmin(losses)]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_probabilities_are_as_sure_as_the_votes_should_have_been(network):
+    """Labels of noise make them careful, easy ones sure; no decision changes."""
+    X, y = make_blobs(300, centers=[[-4, 0], [4, 0]], random_state=0)
+    noise = np.random.default_rng(0).integers(2, size=300)
+    params = {"max_epochs": 2, "random_state": 0}
+    easy, noisy = (network(**params).fit(X, labels) for labels in (y, noise))
+    assert easy._vote_temperature < 0.8
+    assert noisy._vote_temperature == 1.4
+    found, before = noisy.predict_proba(X), noisy._vote_temperature
+    noisy._vote_temperature = 1.0
+    untempered = noisy.predict_proba(X)
+    assert (found.argmax(axis=1) == untempered.argmax(axis=1)).all()
+    expected = untempered ** (1 / before)
+    assert_allclose(found, expected / expected.sum(axis=1, keepdims=True), rtol=1e-4)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -22,6 +22,8 @@ NORMS = 1024
 OTHERS_DISTANCES, OTHERS_BATCH = 2**17, 16
 # A row with at least this share of an entry's weight counts as the whole entry.
 ALONE = 0.999
+# Temperatures of the votes that are tried.
+TEMPERATURES = tuple(2 ** (i / 8) for i in range(-16, 17))
 
 
 class PrototypeMemory(nn.Module):
@@ -367,6 +369,25 @@ class NeighborMemory(SampleMemory):
             votes.append(self._count_others(*part, origin, n_neighbors))
         return self._with_prior(torch.cat(votes))
 
+    def best_temperature(self, x, labels, weight, row, share, n_neighbors=20):
+        """The temperature at which :meth:`leave_one_out` has the lowest cross-entropy.
+
+        Parameters
+        ----------
+        x, labels, row, share, n_neighbors
+            As in :meth:`leave_one_out`.
+        weight : Tensor of shape (n_samples,)
+            Of the rows in the cross-entropy.
+
+        Returns
+        -------
+        float
+            In [1/4, 4]; below 1 where the votes should have been more sure.
+        """
+        logs = self.leave_one_out(x, labels, row, share, n_neighbors).add(FLOOR).log()
+        tried = ((logs / t).log_softmax(1) for t in TEMPERATURES)
+        return TEMPERATURES[most_likely(tried, labels, weight)]
+
     def _count_others(self, x, labels, own, share, origin, n_neighbors):
         hidden = torch.where(share < ALONE, -1, own)
         nearness, places = self._voters(x, origin, n_neighbors, hidden)
@@ -494,6 +515,29 @@ def product_of_experts(probabilities, votes, share):
     """
     # The floor: a class of which no row is stored stays possible.
     return (1 - share) * probabilities.log() + share * (votes + FLOOR).log()
+
+
+def most_likely(log_probs, labels, weight):
+    """Which of several predictions has the highest likelihood.
+
+    Parameters
+    ----------
+    log_probs : iterable of Tensor of shape (n_samples, n_classes)
+        The predictions.
+    labels : Tensor of shape (n_samples, n_classes)
+        One for the class of each row.
+    weight : Tensor of shape (n_samples,)
+        Of each row.
+
+    Examples
+    --------
+    >>> import torch
+    >>> predictions = torch.tensor([[[0.9, 0.1]], [[0.2, 0.8]]]).log()
+    >>> most_likely(predictions, torch.tensor([[0.0, 1.0]]), torch.ones(1))
+    1
+    """
+    parts = [(labels * p).sum(1) for p in log_probs]
+    return int((torch.stack(parts) @ weight).nan_to_num(-torch.inf).argmax())
 
 
 def smallest(values, k):

@@ -15,7 +15,14 @@ from .embedding import (
     one_of,
     output_width,
 )
-from .memory import ALONE, FLOOR, NeighborMemory, SampleMemory, product_of_experts
+from .memory import (
+    ALONE,
+    FLOOR,
+    NeighborMemory,
+    SampleMemory,
+    most_likely,
+    product_of_experts,
+)
 
 # By how much more than any vote could change it a network must be sure of a class for
 # the vote to be left out: many times the rounding of the logarithms.
@@ -25,9 +32,8 @@ SURE = 1e-3
 # end at 0.5, above which prediction would need the vote for nearly every row.
 SCALING_POWERS = (0, 1, 2)
 SHARES = tuple(i / 20 for i in range(9))
-# Temperatures of the votes that are tried. That of the class probabilities is the best
-# of them to VOTE_POWER times VOTE_FACTOR, at least LOWEST_TEMPERATURE.
-TEMPERATURES = tuple(2 ** (i / 8) for i in range(-16, 17))
+# The temperature of the class probabilities is the votes' best to VOTE_POWER times
+# VOTE_FACTOR, at least LOWEST_TEMPERATURE.
 VOTE_POWER, VOTE_FACTOR, LOWEST_TEMPERATURE = 2 / 3, 1 / 1.2, 0.5
 # Scores of stored rows at a time in prediction, which stay in the cache of a processor,
 # and the fewest rows that are worth a call.
@@ -308,7 +314,7 @@ class SampleNetwork(nn.Module):
             votes.append(
                 self.pool.leave_one_out(x, labels, row, share, self.n_neighbors)
             )
-        best = _best([(v + FLOOR).log() for v in votes], labels, weight)
+        best = most_likely([(v + FLOOR).log() for v in votes], labels, weight)
         self.pool.scale = sensitivity ** SCALING_POWERS[best]
         return votes[best]
 
@@ -337,7 +343,7 @@ class SampleNetwork(nn.Module):
         for w in SHARES:
             self.neighbor_weight = w
             logs.append(self._combine(probabilities, votes).log_softmax(1))
-        self.neighbor_weight = SHARES[_best(logs, labels, weight)] + more
+        self.neighbor_weight = SHARES[most_likely(logs, labels, weight)] + more
 
     def choose_temperature(self, x, labels, weight, row, share, *, highest=1.4):
         """Set ``label_temperature`` by that which would serve the votes best.
@@ -356,15 +362,14 @@ class SampleNetwork(nn.Module):
         # Without the copies of a row among the others, and with them, and the more
         # careful of the two: copies that were made know its label, those that were
         # observed tell how noisy it is.
-        ways, found = [torch.ones_like(share)], []
+        ways, rows = [torch.ones_like(share)], (x, labels, weight, row)
         if (share < ALONE).any():
             ways.append(share)
-        for hidden in ways:
-            votes = self.pool.leave_one_out(x, labels, row, hidden, self.n_neighbors)
-            logs = (votes + FLOOR).log()
-            tried = ((logs / t).log_softmax(1) for t in TEMPERATURES)
-            found.append(TEMPERATURES[_best(tried, labels, weight)])
-        wanted = VOTE_FACTOR * max(found) ** VOTE_POWER
+        best = max(
+            self.pool.best_temperature(*rows, hidden, self.n_neighbors)
+            for hidden in ways
+        )
+        wanted = VOTE_FACTOR * best**VOTE_POWER
         self.label_temperature = min(max(wanted, LOWEST_TEMPERATURE), highest)
 
     def _tuning_parts(self, *tensors):
@@ -529,9 +534,3 @@ class SampleNetwork(nn.Module):
         if self.head != "linear":
             logits = logits + nn.functional.softplus(self.gate) * (mass + FLOOR).log()
         return logits
-
-
-def _best(log_probs, labels, weight):
-    """Which of several predictions has the highest likelihood."""
-    parts = [(labels * p).sum(1) for p in log_probs]
-    return int((torch.stack(parts) @ weight).nan_to_num(-torch.inf).argmax())
