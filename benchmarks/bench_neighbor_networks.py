@@ -63,7 +63,7 @@ from xgboost import XGBClassifier
 
 from sklearn_samn import KNNSeq2SeqClassifier, MemNetKNNClassifier
 from sklearn_samn._neighbors import nearest_in_subsets
-from sklearn_samn._preprocessing import NumericScaler
+from sklearn_samn._scaling import NumericScaler
 from sklearn_samn._training import denormals_flushed
 
 K = 5

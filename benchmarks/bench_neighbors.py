@@ -69,7 +69,7 @@ from sklearn_samn._neighbors import (
     nearest_in_subsets,
     nearest_others,
 )
-from sklearn_samn._preprocessing import NumericScaler
+from sklearn_samn._scaling import NumericScaler
 
 K = 5
 SIZES = [10_000, 30_000, 100_000, 363_000]

@@ -12,8 +12,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from . import _preprocessing, _training
-from ._preprocessing import FLOATS
+from . import _preprocessing, _tables, _training
+from ._tables import FLOATS
 from ._validation import (
     check_one_kind,
     unchanged_on_failure,
@@ -352,7 +352,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         if used.all():
             return look(X, y)
         rows = np.flatnonzero(used)
-        seen = look(_preprocessing.take_rows(X, rows), y[rows])
+        seen = look(_tables.take_rows(X, rows), y[rows])
         # Others keep their place, but nobody looks at them.
         Z = np.zeros((len(y), seen.shape[1]), dtype=seen.dtype)
         Z[rows] = seen
@@ -397,10 +397,10 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         """What a trained module should take along of the data; nothing here."""
 
     def _validate_training_data(self, X, y, sample_weight, reset, classes=None):
-        X = _preprocessing.as_pandas(X)
+        X = _tables.as_pandas(X)
         check_one_kind(y)
         if reset:
-            self.is_categorical_ = _preprocessing.categorical_mask(
+            self.is_categorical_ = _tables.categorical_mask(
                 X, self.categorical_features
             )
         X, y = self._validate(X, y, reset=reset)
@@ -455,7 +455,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
 
     def _validate(self, X, y="no_validation", *, reset):
         """Numbers as an array of them, a table with categories as it came."""
-        X = _preprocessing.as_pandas(X)
+        X = _tables.as_pandas(X)
         if self.is_categorical_ is not None:
             return validate_table(self, X, y, reset=reset)
         return validate_finite(self, X, y, reset=reset, dtype=FLOATS)
@@ -467,7 +467,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         device = next(self.net_.module_.parameters()).device
 
         def tensor(rows):
-            rows = _preprocessing.take_rows(X, rows)
+            rows = _tables.take_rows(X, rows)
             Z = _preprocessing.transform(self.preprocessor_, rows)
             return self._tensor(Z, device)
 

@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm  # comes with skorch
 
-from . import _blocks, _neighbors, _preprocessing, _training
+from . import _blocks, _neighbors, _preprocessing, _tables, _training
 from ._base import NeuralMixin, stratified_holdout
 from ._validation import (
     check_one_kind,
@@ -346,8 +346,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
 
     def _check_X_y(self, X, y, accept_sparse=("csr", "csc")):
         y, binarize_y = check_target_type(y, indicate_one_vs_all=True)
-        mask = _preprocessing.categorical_mask(X, self.categorical_features)
-        array = mask is None and not _preprocessing.is_dense_frame(X)
+        mask = _tables.categorical_mask(X, self.categorical_features)
+        array = mask is None and not _tables.is_dense_frame(X)
         if array or sparse.issparse(X):
             X, y = validate_finite(self, X, y, reset=True, accept_sparse=accept_sparse)
         if mask is None:
@@ -356,7 +356,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         if not (array or sparse.issparse(X)):
             # As it came, so that each column gets rows of its own dtype.
             X, y = validate_table(self, X, y, reset=True)
-            _preprocessing.refuse_columns_without_numbers(X, mask)
+            _tables.refuse_columns_without_numbers(X, mask)
         return X, y, binarize_y
 
     def fit(self, X, y):
@@ -573,11 +573,11 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             table = X.toarray() if sparse.issparse(X) else X
             self._learn(table, codes, wanted, rng)
             parts = self._generate_rows(wanted, rng, made)
-            X = _preprocessing.stack_rows(X, parts, sum(wanted.values()))
+            X = _tables.stack_rows(X, parts, sum(wanted.values()))
         else:
             self._forget(LEARNED)
             # A copy, and the index of a frame anew, as where rows are added.
-            X = _preprocessing.stack_rows(X, [], 0)
+            X = _tables.stack_rows(X, [], 0)
         self._account_for(made)
         labels = [self.classes_[[part.code]].repeat(len(part.steps)) for part in made]
         return X, np.concatenate([y, *labels]).astype(y.dtype)
@@ -636,7 +636,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         rng = check_random_state(random_state)
         rng = np.random.default_rng(rng.randint(np.iinfo(np.int32).max))
         first, *others = (part.rows for part in self._generate({code: n_samples}, rng))
-        rows = _preprocessing.stack_rows(first, others, n_samples - len(first))
+        rows = _tables.stack_rows(first, others, n_samples - len(first))
         return rows, self.classes_[[code]].repeat(len(rows))
 
     def _code_to_sample(self, y):
@@ -669,10 +669,10 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             Z = _preprocessing.transform(self.preprocessor_, table)
         rows, sequences = self._sequences(Z, codes, wanted, rng)
         self._fit_network(Z, codes, rows, sequences, seed, rng)
-        self._limits = _preprocessing.observed_limits(self._numbers(table))
+        self._limits = _tables.observed_limits(self._numbers(table))
         resampled = np.isin(codes[rows], list(wanted))
         self._row_indices = np.unique([rows[resampled], *sequences[resampled].T])
-        self._rows = _preprocessing.take_rows(table, self._row_indices)
+        self._rows = _tables.take_rows(table, self._row_indices)
         self._links = {
             code: self._link(Z, codes, rows, sequences, code) for code in wanted
         }
@@ -696,8 +696,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
 
     def _numbers(self, table):
         columns = np.flatnonzero(~self.is_categorical_)
-        numbers = _preprocessing.take_columns(table, columns)
-        return _preprocessing.as_numbers(numbers)
+        numbers = _tables.take_columns(table, columns)
+        return _tables.as_numbers(numbers)
 
     def _warn_of_small_classes(self, codes, wanted):
         if self.neighbors_of == "all":
@@ -846,7 +846,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         drawn, steps = drawn[kept], steps[kept]
         return _Synthetic(
             code,
-            _preprocessing.take_rows(rows, kept),
+            _tables.take_rows(rows, kept),
             self._row_indices[members[drawn]],
             self._row_indices[sequences[drawn, steps]],
             steps,
@@ -866,11 +866,11 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         scale = self.residual_scale * rng.uniform(0, 2, size=(len(drawn), 1))
         new += scale * (real - vectors[donors, steps, :n_numbers])
         new = _preprocessing.numbers_in_units(self.preprocessor_, new)
-        new = _preprocessing.within(self._limits, new)
+        new = _tables.within(self._limits, new)
         kept = np.isnan(numbers[parents])
         if self.keep_ties:
             kept |= numbers[parents] == numbers[neighbors]
-        return _preprocessing.cross_rows(
+        return _tables.cross_rows(
             self._rows, parents, neighbors, self.is_categorical_, new, kept, rng
         )
 
@@ -887,7 +887,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         device = next(module.parameters()).device
 
         def tensor(some):
-            Z = _preprocessing.take_rows(rows, some)
+            Z = _tables.take_rows(rows, some)
             return self._tensor(_preprocessing.transform(self.preprocessor_, Z), device)
 
         return _training.predict_batches(

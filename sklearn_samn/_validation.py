@@ -19,8 +19,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
-from . import _preprocessing
-from ._preprocessing import FLOATS
+from . import _tables
+from ._tables import FLOATS
 
 # Packages whose frames are passed over on the way to the user's line.
 LIBRARIES = {"sklearn", "imblearn", "sklearn_samn", "contextlib"}
@@ -158,12 +158,12 @@ def validate_table(estimator, X, y="no_validation", *, reset):
     X, or (X, y) where y is given
         X as it came, a list as an array; y validated.
     """
-    X = _preprocessing.as_table(X)
+    X = _tables.as_table(X)
     _check_no_dates(estimator, X)
     validate_data(estimator, X, y, reset=reset, skip_check_array=True)
     _check_levels(X, np.flatnonzero(estimator.is_categorical_))
     numeric = np.flatnonzero(~estimator.is_categorical_)
-    numbers = _preprocessing.as_dense(_preprocessing.take_columns(X, numeric))
+    numbers = _tables.as_dense(_tables.take_columns(X, numeric))
     if not len(numeric):
         numbers = np.empty(numbers.shape)
     params = {
@@ -219,7 +219,7 @@ def validate_blocks(estimator, X, y, *, reset):
 
 def _check_no_dates(estimator, X):
     """Raise a ValueError for dates, which scikit-learn would take for nanoseconds."""
-    for name, dtype in _preprocessing.columns_of_dates(X):
+    for name, dtype in _tables.columns_of_dates(X):
         column = "" if name is None else f" in column {name!r}"
         raise ValueError(
             f"Input X holds dates or durations{column} (dtype {dtype}). "
@@ -231,7 +231,7 @@ def _check_no_dates(estimator, X):
 def _check_levels(X, columns):
     """Raise a ValueError for lists and the like, which cannot be told apart."""
     for position in columns:
-        values = np.asarray(_preprocessing.take_columns(X, position))
+        values = np.asarray(_tables.take_columns(X, position))
         listed = values.flat if values.dtype == object else ()
         bad = next((value for value in listed if not _is_hashable(value)), None)
         if bad is not None:
@@ -315,7 +315,7 @@ def _strings_message(estimator, X, columns, error, reset):
 
 def _first_column_of_strings(X, columns):
     n_features = X.shape[1]
-    values = (_preprocessing.take_columns(X, i) for i in range(n_features))
+    values = (_tables.take_columns(X, i) for i in range(n_features))
     first = next((i for i, v in enumerate(values) if not _is_numeric(v)), 0)
     if hasattr(X, "columns"):
         return repr(X.columns[first])

@@ -32,7 +32,6 @@ from sklearn_samn import (
     _neighbors,
 )
 
-GROUND = "sklearn_samn._preprocessing"
 FORMATS = ["pickle", "joblib", "cloudpickle", "skops"]
 CLASSIFIERS = {
     "samn": SAMNClassifier(max_epochs=3, random_state=0),
@@ -181,9 +180,12 @@ def test_skops_trusts_all_but_the_package_itself(name, fitted):
     """State is arrays and builtins: nothing else for the reader to trust."""
     kind = type(fitted[name])
     untrusted = skops.io.get_untrusted_types(data=skops.io.dumps(fitted[name]))
-    expected = {f"{kind.__module__}.{kind.__name__}", f"{GROUND}.NumericScaler"}
+    expected = {
+        f"{kind.__module__}.{kind.__name__}",
+        "sklearn_samn._scaling.NumericScaler",
+    }
     if name == "mixed":
-        expected.add(f"{GROUND}.as_categories")
+        expected.add("sklearn_samn._tables.as_categories")
     # The cross-fitting of TargetEncoder from scikit-learn 1.9 on.
     splitter = "sklearn.model_selection._split.StratifiedKFold"
     assert set(untrusted) - {splitter} == expected
