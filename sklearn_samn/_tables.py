@@ -41,10 +41,9 @@ def as_pandas(X):
     return X.to_pandas() if hasattr(X, "column_names") else X
 
 
-def is_dense_frame(X):
-    """Whether X is a pandas frame other than a sparse one."""
-    dtypes = X.dtypes if hasattr(X, "iloc") and X.ndim == 2 else ()
-    return not all(str(d).startswith("Sparse") for d in dtypes)
+def is_frame(X):
+    """Whether X is a DataFrame of pandas."""
+    return hasattr(X, "iloc") and X.ndim == 2
 
 
 def stack_rows(X, parts, n_rows):

@@ -222,8 +222,9 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     with those asked for (times K and features), hardly with the large ones.
 
     A class of fewer rows than ``k_neighbors + 1`` uses its rows as neighbours more than
-    once, with a warning; the rows made from a class of one row are copies of it. With
-    ``neighbors_of="all"`` the neighbours of such a class are of others.
+    once, with a warning; the rows made from a class of one row are copies of it, unless
+    ``keep_ties=False``. With ``neighbors_of="all"`` the neighbours of such a class are
+    of others.
 
     A category is one column: columns of zeros and ones that stand for its levels are
     numbers to the sampler, of which a row may get two or none.
@@ -345,9 +346,12 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     }
 
     def _check_X_y(self, X, y, accept_sparse=("csr", "csc")):
+        if hasattr(y, "array") and not isinstance(y.dtype, np.dtype):
+            # scikit-learn would make floats of truth values and of large integers.
+            y = np.asarray(y)
         y, binarize_y = check_target_type(y, indicate_one_vs_all=True)
         mask = _tables.categorical_mask(X, self.categorical_features)
-        array = mask is None and not _tables.is_dense_frame(X)
+        array = mask is None and not _tables.is_frame(X)
         if array or sparse.issparse(X):
             X, y = validate_finite(self, X, y, reset=True, accept_sparse=accept_sparse)
         if mask is None:
@@ -419,7 +423,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         """
         # Not in the signature, where scikit-learn would take it for metadata of rows.
         out = params.pop("out", None)
-        if out is not None:
+        if out is not None and not params:
             return self._fit_resample_into(out, X, y)
         if _blocks.is_lazy(X):
             raise ValueError(
@@ -553,7 +557,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     def _wanted(self):
         """Rows to make of each class, by its code."""
         for label, n_new in self.sampling_strategy_.items():
-            if n_new != int(n_new):
+            if not float(n_new).is_integer():
                 raise ValueError(
                     f"sampling_strategy={self.sampling_strategy!r} asks for {n_new} "
                     f"new rows of class {label!r}; give a whole number of rows."

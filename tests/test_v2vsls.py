@@ -479,6 +479,16 @@ def test_a_sparse_column_of_integers():
     assert set(X_new["flag"][80:]) <= {0, 1}
 
 
+@pytest.mark.parametrize("fill", [0.0, np.nan])
+def test_a_frame_of_sparse_columns_alone(fill):
+    X, y = numbers()
+    X = pd.DataFrame(np.where(X > 2, X, fill), columns=list("abcd"))
+    X = X.astype(pd.SparseDtype(float, fill))
+    sampler, X_new, _ = resampled(X, y)
+    assert_frame_equal(X_new[:80], X)
+    assert_frame_equal(sampler.sample(3)[0][:0], X[:0])
+
+
 def test_an_array_of_strings_too_narrow_for_numbers():
     _, y = table()
     X = np.column_stack([np.resize(["a", "b"], 80), np.resize(["1", "5"], 80)])
@@ -551,11 +561,39 @@ def test_more_rows_of_a_class_that_is_a_date():
     assert (sampler.sample(2, y=days[1])[1] == days[1]).all()
 
 
-def test_counts_that_are_not_whole():
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pd.Series([False, True], dtype="category"),
+        pd.Series([False, True], dtype="boolean"),
+        # Floats are no more than each second of these.
+        pd.Series([2**53, 2**53 + 1], dtype="Int64"),
+        pd.Series(["a", "b"], dtype="string"),
+    ],
+    ids=["category", "boolean", "Int64", "string"],
+)
+def test_labels_of_any_dtype_stay_what_they_are(labels):
+    X, y = table()
+    sampler, _, y_new = resampled(X, labels.take(y).reset_index(drop=True))
+    assert y_new.dtype == labels.dtype
+    assert y_new.value_counts().to_dict() == dict.fromkeys(labels, 60)
+    assert set(y_new[80:]) == set(sampler.sample(2)[1]) == {labels[1]}
+
+
+def test_a_misspelt_parameter_beside_out():
     X, y = numbers()
-    match = r"sampling_strategy={1: 40.5} asks for 20.5 new rows of class 1"
+    with pytest.raises(TypeError, match="unexpected keyword argument 'verbos'"):
+        SAMPLER.fit_resample(X, y, out=np.empty((120, 4)), verbos=1)
+
+
+@pytest.mark.parametrize(
+    ("count", "new"), [(40.5, 20.5), (np.nan, "nan"), (np.inf, "inf")]
+)
+def test_counts_that_are_not_whole(count, new):
+    X, y = numbers()
+    match = rf"sampling_strategy={{1: {count}}} asks for {new} new rows of class 1"
     with pytest.raises(ValueError, match=match):
-        resampled(X, y, sampling_strategy={1: 40.5})
+        resampled(X, y, sampling_strategy={1: count})
     _, _, labels = resampled(X, y, sampling_strategy={1: 41.0})
     assert np.bincount(labels).tolist() == [60, 41]
 
