@@ -195,17 +195,35 @@ class NeuralMixin:
                 f"Set them back, or begin anew: fit with warm_start=False."
             ) from error
 
-    def _train(self, module, criterion, dataset, valid, device, **changes):
-        """The trained net; ``changes`` go before the estimator's own parameters."""
-        return _training.train(
-            module,
-            criterion,
-            dataset,
-            valid=valid,
-            patience=None if valid is None else self.n_iter_no_change,
-            device=device,
-            **{**self._training_params(len(dataset)), **changes},
-        )
+    def _fit_module(
+        self, args, make_datasets, *, seed, device, warm, finish=None, **changes
+    ):
+        """Make the network, or go on from the one there is; train it and keep it.
+
+        ``make_datasets(module)`` gives the rows to train on and those held out,
+        ``finish(module, dataset)`` is called with the trained module; ``changes`` go
+        before the estimator's own parameters of the training.
+        """
+        past = self.history_ if warm else ()
+        weights = _training.weights_to_numpy(self.net_) if warm else None
+        before, self._module_args = vars(self).get("_module_args"), args
+        with _training.reproducible(seed, device):
+            module = self._to_dtype(self._module_class(**args))
+            if warm:
+                self._load_previous(module, weights, before)
+            dataset, valid = make_datasets(module)
+            net = _training.train(
+                module.to(device),
+                self._make_criterion(),
+                dataset,
+                valid=valid,
+                patience=None if valid is None else self.n_iter_no_change,
+                device=device,
+                **{**self._training_params(len(dataset)), **changes},
+            )
+            if finish is not None:
+                finish(net.module_, dataset)
+        self._keep(net, past)
 
     def _training_params(self, n_rows):
         """Parameters of the training on so many rows."""
@@ -318,33 +336,22 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
             # First by the largest: a sum of very large ones is infinite.
             weight = weight / weight.max()
             weight = weight / weight[train].mean()
-        past = self.history_ if warm else ()
-        weights = _training.weights_to_numpy(self.net_) if warm else None
-        before = vars(self).get("_module_args")
-        checkpoint = self._make_checkpoint(rng, seed, Z, y, weight)
-        self._module_args = self._get_module_args(
-            Z.shape[1], np.inf if chunk else len(train)
-        )
-        with _training.reproducible(seed, device):
-            module = self._to_dtype(self._module_class(**self._module_args))
-            if warm:
-                self._load_previous(module, weights, before)
-            else:
+
+        def make_datasets(module):
+            if not warm:
                 self._start(module, y[train], weight[train])
-            datasets = self._make_datasets(
-                module, Z, y, weight, train, valid, rng, device
-            )
-            net = self._train(
-                module.to(device),
-                self._make_criterion(),
-                *datasets,
-                device,
-                checkpoint=checkpoint,
-                **changes,
-            )
-            if not chunk:
-                self._finish(net.module_, datasets[0], rng)
-        self._keep(net, past)
+            return self._make_datasets(module, Z, y, weight, train, valid, rng, device)
+
+        self._fit_module(
+            self._get_module_args(Z.shape[1], np.inf if chunk else len(train)),
+            make_datasets,
+            seed=seed,
+            device=device,
+            warm=warm,
+            finish=None if chunk else partial(self._finish, rng=rng),
+            checkpoint=self._make_checkpoint(rng, seed, Z, y, weight),
+            **changes,
+        )
         return self
 
     def _preprocess(self, X, y, used, look):
@@ -460,25 +467,20 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
             return validate_table(self, X, y, reset=reset)
         return validate_finite(self, X, y, reset=reset, dtype=FLOATS)
 
-    def _rows(self, X):
-        """Number of rows, and a function from a slice of them to what the net sees."""
+    def _run(self, function, X, **params):
+        """Results of ``function(tensor)`` for all rows of X, by the batch."""
         check_is_fitted(self)
         X = self._validate(X, reset=False)
         device = next(self.net_.module_.parameters()).device
+        if device.type != "cpu":
+            params = {"largest": GPU_BATCH, **params}
 
         def tensor(rows):
             rows = _tables.take_rows(X, rows)
             Z = _preprocessing.transform(self.preprocessor_, rows)
             return self._tensor(Z, device)
 
-        return X.shape[0], tensor
-
-    def _run(self, function, X, **params):
-        """Results of ``function(tensor)`` for all rows of X, by the batch."""
-        n_rows, tensor = self._rows(X)
-        if not next(self.net_.module_.parameters()).is_cpu:
-            params = {"largest": GPU_BATCH, **params}
-        return _training.predict_batches(function, tensor, n_rows, **params)
+        return _training.predict_batches(function, tensor, X.shape[0], **params)
 
     def predict_proba(self, X):
         """Class probabilities.

@@ -14,7 +14,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from . import _blocks, _neighbors, _preprocessing, _training
 from ._base import BaseNeuralClassifier, highest_temperature, stratified_holdout
-from ._validation import validate_blocks
+from ._validation import check_layer_sizes, validate_blocks
 from .modules import NeighborMemory, NeighborSequenceLoss
 from .modules.embedding import ACTIVATIONS, class_probabilities
 from .modules.memory import product_of_experts
@@ -62,6 +62,20 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
     __metadata_request__predict = {"out": UNUSED}
     __metadata_request__predict_proba = {"out": UNUSED}
 
+    def _get_module_args(self, n_features, n_rows):
+        return {
+            "n_features": n_features,
+            "n_classes": len(self.classes_),
+            "n_neighbors": self.n_neighbors,
+            "hidden_layer_sizes": check_layer_sizes(self.hidden_layer_sizes),
+            "activation": self.activation,
+            "hidden_size": self.hidden_size,
+            "temperature": self.temperature,
+            "dropout": self.dropout,
+            "batch_norm": self.batch_norm,
+            **self._waves(n_rows),
+        }
+
     def _training_params(self, n_rows):
         return {**super()._training_params(n_rows), "data_parallel": True}
 
@@ -72,16 +86,9 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
 
     def _make_datasets(self, module, Z, y, weight, train, valid, rng, device):
         self._check_enough_rows(len(train))
-        first, position = _neighbors.distinct_rows(Z[train], y[train])
-        rows = train[first]
-        reference, codes = Z[rows], y[rows]
-        mass = np.bincount(position, weights=weight[train])
-        # Built once, and only where something asks for it.
-        search = cache(
-            lambda: _neighbors.make_search(self.neighbors, reference, self.n_jobs)
+        reference, codes, position, search = self._keep_rows(
+            Z[train], y[train], weight[train], train, len(train), rng
         )
-        self._keep_reference(reference, codes, mass, rows, search, rng)
-        self._keep_voters(reference, codes, mass, len(train))
         found = self._neighbor_indices(reference, search, rng)
         # rng: training draws what it needs anew, validation must not.
         tables = [(train, position, found[position], rng)]
@@ -101,6 +108,22 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
             for rows, own, found, draws in tables
         ]
         return datasets if len(datasets) == 2 else [*datasets, None]
+
+    def _keep_rows(self, Z, y, weight, rows, n_rows, rng):
+        """Keep what prediction needs of the distinct rows of Z.
+
+        Returns them, their labels, each row's place among them, and their search.
+        """
+        first, position = _neighbors.distinct_rows(Z, y)
+        reference, codes = Z[first], y[first]
+        mass = np.bincount(position, weights=weight)
+        # Built once, and only where something asks for it.
+        search = cache(
+            lambda: _neighbors.make_search(self.neighbors, reference, self.n_jobs)
+        )
+        self._keep_reference(reference, codes, mass, rows[first], search, rng)
+        self._keep_voters(reference, codes, mass, n_rows)
+        return reference, codes, position, search
 
     def _check_enough_rows(self, n_rows):
         if n_rows <= self.n_neighbors:
@@ -303,27 +326,18 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         # Without it all weights follow from y, and would be as many bytes again.
         facts += [] if sample_weight is None else [weight]
         checkpoint = self._make_checkpoint(rng, *facts)
-        past = self.history_ if warm else ()
-        weights = _training.weights_to_numpy(self.net_) if warm else None
-        before = vars(self).get("_module_args")
         look = self._look_again if warm else self._fit_preprocessor
         Z = look(rows, y[sample], seed)
-        self._module_args = self._get_module_args(Z.shape[1], used.sum())
-        with _training.reproducible(seed, device):
-            module = self._to_dtype(self._module_class(**self._module_args))
-            if warm:
-                self._load_previous(module, weights, before)
-            datasets = self._make_block_datasets(
+        self._fit_module(
+            self._get_module_args(Z.shape[1], used.sum()),
+            lambda module: self._make_block_datasets(
                 X, y, weight, used, Z, sample, held_out, valid, rng, device
-            )
-            net = self._train(
-                module.to(device),
-                self._make_criterion(),
-                *datasets,
-                device,
-                checkpoint=checkpoint,
-            )
-        self._keep(net, past)
+            ),
+            seed=seed,
+            device=device,
+            warm=warm,
+            checkpoint=checkpoint,
+        )
         return self
 
     def _bytes_beside_rows(self):
@@ -373,14 +387,10 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         self, X, y, weight, used, Z, sample, held_out, valid, rng, device
     ):
         """Rows read by the buffer, the sample being their neighbours and memories."""
-        first, position = _neighbors.distinct_rows(Z, y[sample])
-        reference, codes = Z[first], y[sample[first]]
-        mass = np.bincount(position, weights=weight[sample])
-        search = cache(
-            lambda: _neighbors.make_search(self.neighbors, reference, self.n_jobs)
+        n_rows = int(used.sum())
+        reference, codes, *_ = self._keep_rows(
+            Z, y[sample], weight[sample], sample, n_rows, rng
         )
-        self._keep_reference(reference, codes, mass, sample[first], search, rng)
-        self._keep_voters(reference, codes, mass, int(used.sum()))
         look_up = _neighbors.make_lookup(reference, codes)
         mean = weight.mean(where=used)
         known = [self._tensor(a, device) for a in (reference, codes.astype(np.int64))]
@@ -397,7 +407,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
             return tensors(*(array[used[here]] for array in arrays))
 
         dataset = _training.BufferDataset(
-            int(used.sum()),
+            n_rows,
             len(X),
             X.count_in(_blocks.BUFFER_BYTES, self._bytes_beside_rows()),
             read,

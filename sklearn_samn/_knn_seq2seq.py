@@ -6,7 +6,6 @@ from sklearn.utils._param_validation import StrOptions
 
 from . import _neighbors
 from ._base_neighbors import BaseNeighborClassifier
-from ._validation import check_layer_sizes
 from .modules import Seq2SeqNetwork
 
 
@@ -306,20 +305,8 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
     }
 
     def _get_module_args(self, n_features, n_rows):
-        return {
-            "n_features": n_features,
-            "n_classes": len(self.classes_),
-            "n_neighbors": self.n_neighbors,
-            "output": self.output,
-            "hidden_layer_sizes": check_layer_sizes(self.hidden_layer_sizes),
-            "activation": self.activation,
-            "hidden_size": self.hidden_size,
-            "cell": self.cell,
-            "temperature": self.temperature,
-            "dropout": self.dropout,
-            "batch_norm": self.batch_norm,
-            **self._waves(n_rows),
-        }
+        args = super()._get_module_args(n_features, n_rows)
+        return args | {"output": self.output, "cell": self.cell}
 
     def _keep_reference(self, Z, y, weight, rows, search, rng):
         for name in ("_reference", "_votes", "_search", "_searched_by"):

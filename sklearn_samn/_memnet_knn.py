@@ -7,7 +7,6 @@ import torch
 from sklearn.utils._param_validation import Interval
 
 from ._base_neighbors import BaseNeighborClassifier
-from ._validation import check_layer_sizes
 from .modules import MemoryNetwork
 
 
@@ -321,19 +320,8 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         return {**params, "max_grad_norm": self.max_grad_norm}
 
     def _get_module_args(self, n_features, n_rows):
-        return {
-            "n_features": n_features,
-            "n_classes": len(self.classes_),
-            "n_neighbors": self.n_neighbors,
-            "output": "both" if self.predict_vectors else "labels",
-            "hidden_layer_sizes": check_layer_sizes(self.hidden_layer_sizes),
-            "activation": self.activation,
-            "hidden_size": self.hidden_size,
-            "temperature": self.temperature,
-            "dropout": self.dropout,
-            "batch_norm": self.batch_norm,
-            **self._waves(n_rows),
-        }
+        args = super()._get_module_args(n_features, n_rows)
+        return args | {"output": "both" if self.predict_vectors else "labels"}
 
     def _keep_reference(self, Z, y, weight, rows, search, rng):
         size = min(self.memory_size, len(Z))

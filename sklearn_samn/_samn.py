@@ -1140,13 +1140,13 @@ class SAMNClassifier(BaseNeuralClassifier):
                 "'sklearn_samn[pandas]', or use attention."
             ) from error
         weights, samples, distances = self._highest("decide", X, n_samples)
-        labels = self._labels_of_stored(samples)
-        columns = {"sample": samples, "label": labels, "weight": weights}
-        columns = {**columns, "distance": distances}
         return DataFrame(
             {
                 "row": np.repeat(np.arange(len(weights)), weights.shape[1]),
-                **{name: values.ravel() for name, values in columns.items()},
+                "sample": samples.ravel(),
+                "label": self._labels_of_stored(samples).ravel(),
+                "weight": weights.ravel(),
+                "distance": distances.ravel(),
             }
         )
 

@@ -22,6 +22,7 @@ from skorch.callbacks import (
     PrintLog,
 )
 from skorch.helper import predefined_split
+from skorch.utils import noop
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm  # comes with skorch
@@ -31,6 +32,8 @@ OPTIMIZERS = {
     "adamw": torch.optim.AdamW,
     "sgd": torch.optim.SGD,
 }
+
+BEST_WEIGHTS = "best_weights"
 
 # torch has one global random stream: two fits in two threads take turns.
 _TORCH_STREAM = threading.RLock()
@@ -475,32 +478,6 @@ class StopTraining(Exception):
     """A callback has seen enough."""
 
 
-class BestWeights(Callback):
-    """Stops after ``patience`` epochs without a better hold-out loss, and goes back."""
-
-    def __init__(self, patience):
-        self.patience = patience
-
-    def on_train_begin(self, net, **kwargs):
-        """Forget the training before."""
-        self.best_loss, self.best_epoch, self.best_weights = math.inf, 0, None
-
-    def on_epoch_end(self, net, **kwargs):
-        """Keep the weights if they are the best yet."""
-        epoch, loss = len(net.history), net.history[-1, "valid_loss"]
-        if loss < self.best_loss:
-            self.best_loss, self.best_epoch = loss, epoch
-            state = net.module_.state_dict()
-            self.best_weights = {name: value.clone() for name, value in state.items()}
-        elif epoch - self.best_epoch >= self.patience:
-            raise StopTraining
-
-    def on_train_end(self, net, **kwargs):
-        """Put the best weights back."""
-        if self.best_weights is not None:
-            net.module_.load_state_dict(self.best_weights)
-
-
 class Checkpoint(Callback):
     """After each epoch all that training goes on from, in one file.
 
@@ -593,7 +570,7 @@ def _cuda_rng_state(device):
 
 
 def _best_weights(net):
-    return [found for _, found in net.callbacks_ if isinstance(found, BestWeights)]
+    return [found for name, found in net.callbacks_ if name == BEST_WEIGHTS]
 
 
 def check_writable(path):
@@ -909,7 +886,10 @@ def _callbacks(verbose, patience, checkpoint, max_grad_norm, users):
     if max_grad_norm is not None:
         callbacks.append(GradientNormClipping(max_grad_norm))
     if patience is not None:
-        callbacks.append(BestWeights(patience))
+        stopping = EarlyStopping(
+            patience=patience, threshold=0, sink=noop, load_best=True
+        )
+        callbacks.append((BEST_WEIGHTS, stopping))
     if checkpoint is not None:
         # After the best weights, which it writes, before the bar, which it moves.
         callbacks.append(checkpoint)

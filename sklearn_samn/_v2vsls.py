@@ -571,17 +571,15 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     def _fit_resample(self, X, y):
         self.classes_, codes = np.unique(y, return_inverse=True)
         wanted = self._wanted()
-        made = []
+        made, parts = [], ()
         if wanted:
             rng = np.random.default_rng(self._seed())
             table = X.toarray() if sparse.issparse(X) else X
             self._learn(table, codes, wanted, rng)
             parts = self._generate_rows(wanted, rng, made)
-            X = _tables.stack_rows(X, parts, sum(wanted.values()))
         else:
             self._forget(LEARNED)
-            # A copy, and the index of a frame anew, as where rows are added.
-            X = _tables.stack_rows(X, [], 0)
+        X = _tables.stack_rows(X, parts, sum(wanted.values()))
         self._account_for(made)
         labels = [self.classes_[[part.code]].repeat(len(part.steps)) for part in made]
         return X, np.concatenate([y, *labels]).astype(y.dtype)
@@ -768,8 +766,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             labels = self.classes_[codes[rows]]
             by_class = weights_by_class(self.class_weight, labels, self.classes_)
             weight = by_class[codes[rows]] / by_class[codes[rows[train]]].mean()
-        before = vars(self).get("_module_args")
-        self._module_args = {
+        args = {
             "n_features": Z.shape[1],
             "n_classes": len(self.classes_),
             "n_neighbors": self.k_neighbors,
@@ -779,29 +776,26 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             "dropout": self.dropout,
             "batch_norm": self.batch_norm,
         }
-        criterion = NeighborSequenceLoss(
+        z, y = self._tensor(Z, device), self._tensor(codes, device)
+        datasets = [
+            None
+            if part is None
+            else self._dataset(
+                z,
+                y,
+                *(self._tensor(a[part], device) for a in (rows, weight, sequences)),
+            )
+            for part in (train, valid)
+        ]
+        warm = self.warm_start and hasattr(self, "net_")
+        self._fit_module(
+            args, lambda module: datasets, seed=seed, device=device, warm=warm
+        )
+
+    def _make_criterion(self):
+        return NeighborSequenceLoss(
             alpha=self.alpha, lam=self.lam, vector_reduction=self.vector_reduction
         )
-        z, y = self._tensor(Z, device), self._tensor(codes, device)
-        warm = self.warm_start and hasattr(self, "net_")
-        past = self.history_ if warm else ()
-        weights = _training.weights_to_numpy(self.net_) if warm else None
-        with _training.reproducible(seed, device):
-            datasets = [
-                None
-                if part is None
-                else self._dataset(
-                    z,
-                    y,
-                    *(self._tensor(a[part], device) for a in (rows, weight, sequences)),
-                )
-                for part in (train, valid)
-            ]
-            module = self._to_dtype(self._module_class(**self._module_args))
-            if warm:
-                self._load_previous(module, weights, before)
-            net = self._train(module.to(device), criterion, *datasets, device)
-        self._keep(net, past)
 
     def _dataset(self, z, y, rows, weight, sequences):
         def batch(index):

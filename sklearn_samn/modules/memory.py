@@ -473,12 +473,9 @@ class NeighborMemory(SampleMemory):
         return ~(x * self.scale).square().sum(1).isfinite()
 
     def _prior(self):
-        weight = self._weight()
+        bias = self.bias()
+        weight = (bias - bias.max()).exp()
         return weight @ self.labels / weight.sum()
-
-    def _weight(self):
-        """Weight of each entry, the largest being 1."""
-        return (self.bias() - self.bias().max()).exp()
 
 
 def _nearness(distances):
