@@ -14,8 +14,8 @@ from sklearn_samn import (
     KNNSeq2SeqClassifier,
     MemNetKNNClassifier,
     SAMNClassifier,
-    _training,
 )
+from sklearn_samn._training import checkpoint
 
 pytestmark = [
     pytest.mark.cuda,
@@ -92,7 +92,7 @@ def test_a_recorded_training_goes_on_from_a_checkpoint(name, tmp_path, replays):
     whole = clone(CLASSIFIERS[name]).set_params(batch_size=75, max_epochs=12)
     model = clone(whole).set_params(checkpoint=tmp_path / "checkpoint")
     whole.fit(X, y)
-    replace_file, n_written = _training.replace_file, []
+    replace_file, n_written = checkpoint.replace_file, []
 
     def interrupted(path, content):
         replace_file(path, content)
@@ -101,7 +101,7 @@ def test_a_recorded_training_goes_on_from_a_checkpoint(name, tmp_path, replays):
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_training, "replace_file", interrupted)
+        patch.setattr(checkpoint, "replace_file", interrupted)
         with pytest.raises(KeyboardInterrupt):
             model.fit(X, y)
     replays.clear()

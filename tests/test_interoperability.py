@@ -1,5 +1,6 @@
 """The estimators inside the tools, and with the data, of their neighbours."""
 
+import pickle
 import re
 import warnings
 from collections import Counter
@@ -1350,10 +1351,11 @@ def test_the_sampler_continues_with_warm_start():
     assert sampler.n_iter_ == 2 * len(first)
     # The second call begins where the first one ended, not at the start.
     assert sampler.loss_curve_[len(first)] < first[0]
-    sampler.set_params(hidden_size=8)
     match = r"parameters: hidden_size \d+ then, 8 now\. .* warm_start=False"
-    with pytest.raises(ValueError, match=match):
-        sampler.fit_resample(X, y)
+    for wider in (sampler, pickle.loads(pickle.dumps(sampler))):
+        wider.set_params(hidden_size=8)
+        with pytest.raises(ValueError, match=match):
+            wider.fit_resample(X, y)
 
 
 def test_the_sampler_scales_unless_told_not_to():

@@ -32,7 +32,8 @@ from sklearn_samn import (
     _blocks,
     _v2vsls,
 )
-from sklearn_samn._training import BatchDataset, BufferDataset, BufferedBatches
+from sklearn_samn._training import BatchDataset, BufferDataset, checkpoint
+from sklearn_samn._training.batches import BufferedBatches
 
 PARAMS = {
     "max_epochs": 3,
@@ -677,9 +678,9 @@ def interrupted(model, X, y, n_epochs=1):
         if len(written) == n_epochs:
             raise KeyboardInterrupt
 
-    replace = _base._training.replace_file
+    replace = checkpoint.replace_file
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_base._training, "replace_file", stop)
+        patch.setattr(checkpoint, "replace_file", stop)
         model.fit(X, y)
 
 

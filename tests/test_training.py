@@ -12,21 +12,21 @@ from torch import nn
 
 from sklearn_samn import MemNetKNNClassifier, _training
 from sklearn_samn._training import (
-    FEWEST_ROWS,
     BatchDataset,
-    SlicedBatches,
     history_records,
-    in_place,
     load_weights,
-    n_batches,
-    one_cycle,
     one_thread,
     predict_batches,
     reproducible,
     resolve_device,
+    training,
     weights_to_numpy,
     wrap,
 )
+from sklearn_samn._training.batches import SlicedBatches, n_batches
+from sklearn_samn._training.predict import FEWEST_ROWS
+from sklearn_samn._training.recording import RecordedSteps, in_place
+from sklearn_samn._training.training import one_cycle
 from sklearn_samn.modules import PrototypeMemory
 
 CPU = torch.device("cpu")
@@ -902,9 +902,9 @@ def test_recorded_steps_see_each_batch_and_each_lr(dataset, monkeypatch):
         return train(Linear(), CrossEntropy(), dataset, **params)
 
     plain = trained()
-    monkeypatch.setattr(_training, "_can_record", lambda net, n_steps: n_steps == 36)
+    monkeypatch.setattr(training, "can_record", lambda net, n_steps: n_steps == 36)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    monkeypatch.setattr(_training.RecordedSteps, "_record", retake)
+    monkeypatch.setattr(RecordedSteps, "_record", retake)
     monkeypatch.setattr(Retaken, "n_taken", 0)
     recorded = trained()
     assert Retaken.n_taken == 36 - 2 * 3
@@ -981,7 +981,7 @@ def test_the_bar_ticks_by_the_epoch(dataset, capsys, monkeypatch):
         def close(self):
             self.open = False
 
-    monkeypatch.setattr(_training, "tqdm", Bar)
+    monkeypatch.setattr(training, "tqdm", Bar)
     net = train(Linear(), CrossEntropy(), dataset, verbose=1)
     (bar,) = bars
     assert (bar.total, bar.n, bar.open) == (3, 3, False)

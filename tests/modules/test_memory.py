@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sklearn_samn.modules import NeighborMemory, PrototypeMemory
-from sklearn_samn.modules.memory import smallest
+from sklearn_samn.modules.memory import most_likely, smallest
 
 
 def double(rows):
@@ -339,3 +339,10 @@ def test_the_smallest(n_values):
     found, place = smallest(values, 5)
     assert torch.equal(found.sort().values, values.sort().values[:, :5])
     assert torch.equal(values.gather(1, place), found)
+
+
+def test_the_likeliest_is_none_that_is_not_a_number():
+    log_probs = torch.tensor([[[-1.0, -2.0]], [[-0.5, -3.0]], [[torch.nan, 0]]])
+    for labels, best in (([1.0, 0.0], 1), ([0.5, 0.5], 0)):
+        found = most_likely(log_probs, torch.tensor([labels]), torch.ones(1))
+        assert found == best

@@ -549,13 +549,6 @@ def test_rows_of_a_class_without_a_vote_do_not_choose_the_scale(seed):
     assert (by_the_others < 1).any()
 
 
-def test_the_likeliest_is_none_that_is_not_a_number():
-    log_probs = torch.tensor([[[-1.0, -2.0]], [[-0.5, -3.0]], [[torch.nan, 0]]])
-    for labels, best in (([1.0, 0.0], 1), ([0.5, 0.5], 0)):
-        found = sample_network._best(log_probs, torch.tensor([labels]), torch.ones(1))
-        assert found == best
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_the_share_that_serves_the_rows_without_their_own(seed):
     net, stored = pooled(seed)

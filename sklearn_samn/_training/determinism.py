@@ -1,0 +1,70 @@
+"""The same bits for the same seed: random streams, threads, subnormal numbers."""
+
+import threading
+from contextlib import contextmanager
+
+import torch
+
+# torch has one global random stream: two fits in two threads take turns.
+_TORCH_STREAM = threading.RLock()
+# The number of threads to restore, once for each block of one_thread that is open.
+_BEFORE, _BEFORE_LOCK = [], threading.Lock()
+
+
+@contextmanager
+def reproducible(seed, device):
+    """Seeded torch, the global streams put back afterwards, one CPU thread.
+
+    One thread because the order of a sum, and so its last bits, would depend on the
+    number of cores; layers of the sizes used here are no slower for it.
+    """
+    cuda = [device] if device.type == "cuda" else []
+    fork = torch.random.fork_rng(devices=cuda)
+    with _TORCH_STREAM, one_thread(), denormals_flushed(), fork:
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def one_thread():
+    """One CPU thread for torch, the number before put back afterwards.
+
+    That is the number before the first of those who are in here at once: the others
+    find its 1.
+    """
+    with _BEFORE_LOCK:
+        n_threads = _BEFORE[0] if _BEFORE else torch.get_num_threads()
+        _BEFORE.append(n_threads)
+        limit_this_thread()
+    try:
+        yield
+    finally:
+        with _BEFORE_LOCK:
+            _BEFORE.pop()
+            torch.set_num_threads(n_threads)
+
+
+def limit_this_thread():
+    """One CPU thread for torch in the calling thread.
+
+    The number is asked for first, for what that does: a thread new to torch takes the
+    number that was set last, by any thread, the first time that it needs one. After
+    the limit it would drop it again.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def denormals_flushed():
+    """Numbers below 1e-38 are 0 in this thread, as before afterwards.
+
+    A CPU is up to a hundred times slower on them, and a long training is full of them:
+    weights of attention, moments of the optimizer.
+    """
+    flushed = torch.tensor(1e-39, dtype=torch.float32).mul(1).item() == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(flushed)
