@@ -153,9 +153,9 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         epochs.
     skorch_params : dict or None, default=None
         For experts: parameters of :class:`skorch.NeuralNet` that go before those above,
-        such as ``{"callbacks": [...], "optimizer": torch.optim.NAdam}``. Callbacks see
-        epochs, not batches' losses. On a GPU training is then several times slower:
-        its steps are not recorded.
+        such as ``{"callbacks": [...], "optimizer": torch.optim.NAdam}``. Callbacks
+        are told of each batch and epoch, the history holds epochs alone. On a GPU
+        training is then several times slower: its steps are not recorded.
 
     Attributes
     ----------

@@ -138,11 +138,11 @@ class SAMNClassifier(BaseNeuralClassifier):
         Share w of the ``n_neighbors`` stored rows that are nearest to a row as the
         preprocessing leaves it: class probabilities are the network's to the power
         1 - w times the neighbours' to the power w, normalised. Takes no training.
-        "auto" is 0.3 times the share of the training rows that is in the pool to the
-        power 0.75; from 800 different training rows on, a third of that more than what
-        the training rows would be best served by, 0.5 at most, see Notes; 0 in a
-        ``partial_fit`` that does not go on from a ``fit``, and with a
-        ``feature_extractor``. Only used with stored samples and ``head="both"``.
+        "auto" is w0, 0.3 times the share of the training rows that is in the pool to
+        the power 0.75; from 800 different training rows on, w0 / 3 plus the share from
+        0 to 0.4 that would serve 512 of them best, see Notes; 0 in a ``partial_fit``
+        that does not go on from a ``fit``, and with a ``feature_extractor``. Only used
+        with stored samples and ``head="both"``.
     n_neighbors : int, at least 1, default=20
         Rows that vote, the nearer the more.
     temperature : "auto" or float in [0.01, 100], default="auto"
@@ -156,11 +156,10 @@ class SAMNClassifier(BaseNeuralClassifier):
     pool_size : "auto", int, at least 1, or None, default="auto"
         Training rows among which the neighbours are looked for, kept as the
         preprocessing leaves them. None is all, in ``partial_fit`` 8,192; "auto" is
-        8,192 at most, and 32,768 where w is above 0.3 times the share of the training
-        rows that 8,192 are to the power 0.75. Chosen as the support is. Time and
-        memory of a prediction, and the size of a pickle, grow with it and with
-        ``support_size``; ``predict`` asks for the vote only where it can change the
-        class. Only used where neighbours vote.
+        8,192 at most, and 32,768 where w is above the w0 of 8,192 rows. Chosen as the
+        support is. Time and memory of a prediction, and the size of a pickle, grow with
+        it and with ``support_size``; ``predict`` asks for the vote only where it can
+        change the class. Only used where neighbours vote.
     memory_gate : "learned" or float in (0, 1], default=0.05
         Share g of the batch in the gated update M_t = (1 - g) M_(t-1) + g P_t of the
         prototypes. "learned" is the paper's recurrent gate, a sigmoid layer; a number
@@ -242,9 +241,9 @@ class SAMNClassifier(BaseNeuralClassifier):
         epochs.
     skorch_params : dict or None, default=None
         For experts: parameters of :class:`skorch.NeuralNet` that go before those above,
-        such as ``{"callbacks": [...], "optimizer": torch.optim.NAdam}``. Callbacks see
-        epochs, not batches' losses. On a GPU training is then several times slower:
-        its steps are not recorded.
+        such as ``{"callbacks": [...], "optimizer": torch.optim.NAdam}``. Callbacks
+        are told of each batch and epoch, the history holds epochs alone. On a GPU
+        training is then several times slower: its steps are not recorded.
 
     Attributes
     ----------
@@ -255,8 +254,8 @@ class SAMNClassifier(BaseNeuralClassifier):
     support_labels_ : ndarray of shape (n_support,)
         Their classes; of equal rows with several labels, the heaviest.
     support_weights_ : ndarray of shape (n_support,)
-        Mean attention of training rows on each, own row excluded: the alpha of this
-        machine. Not after ``partial_fit``, nor where nothing reads a memory.
+        Mean attention of training rows on each, own row excluded. Not after
+        ``partial_fit``, nor where nothing reads a memory.
     pool_ : ndarray of shape (n_pooled,)
         Indices of the training rows among which the neighbours are looked for. Empty
         where none vote.
