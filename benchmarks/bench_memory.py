@@ -57,8 +57,8 @@ TITLES = {
 class RandomSupport(SAMNClassifier):
     """Keeps rows for prediction whatever they matter."""
 
-    def _moves(self, module, dataset, rows):
-        rows, moves, classes = super()._moves(module, dataset, rows)
+    def _influence(self, module, dataset, rows):
+        rows, moves, classes = super()._influence(module, dataset, rows)
         return rows, np.ones(len(moves)), classes
 
 

@@ -27,6 +27,8 @@ from ._validation import (
 MAX_AUTO_BATCH_SIZE = 256
 # Most rows that a GPU predicts at once.
 GPU_BATCH = 8192
+# The training rows where they come in chunks, of which there may be more.
+UNBOUNDED = np.inf
 
 
 def stratified_holdout(y, rows, fraction, rng):
@@ -325,9 +327,9 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         y = np.searchsorted(self.classes_, y)
         look = partial(self._fit_preprocessor, seed=seed)
         if warm and chunk:
-            look = self._look_at_chunk
+            look = self._transform_chunk
         elif warm:
-            look = partial(self._look_again, seed=seed)
+            look = partial(self._transform_again, seed=seed)
         Z = self._preprocess(X, y, weight > 0, look)
         train, valid = np.flatnonzero(weight > 0), None
         if self.early_stopping and not chunk:
@@ -343,7 +345,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
             return self._make_datasets(module, Z, y, weight, train, valid, rng, device)
 
         self._fit_module(
-            self._get_module_args(Z.shape[1], np.inf if chunk else len(train)),
+            self._get_module_args(Z.shape[1], UNBOUNDED if chunk else len(train)),
             make_datasets,
             seed=seed,
             device=device,
@@ -365,10 +367,10 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         Z[rows] = seen
         return Z
 
-    def _look_at_chunk(self, X, y):
+    def _transform_chunk(self, X, y):
         return _preprocessing.transform(self.preprocessor_, X)
 
-    def _look_again(self, X, y, seed):
+    def _transform_again(self, X, y, seed):
         return _preprocessing.transform_again(self.preprocessor_, X, y, seed)
 
     def _fit_preprocessor(self, X, y, seed):
@@ -382,7 +384,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
     def _make_checkpoint(self, rng, *facts):
         """Where training goes on from if the facts are the same; nothing here."""
 
-    def _goes_on(self, name):
+    def _has_network_with(self, name):
         """Whether there is a network already, which has the parameter."""
         return name in vars(self).get("_module_args", {})
 
@@ -393,7 +395,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         if n_frequencies == "auto":
             few = n_numeric <= self._max_wave_columns
             n_frequencies = 16 if few and n_rows >= self._min_wave_rows else 0
-            if self.warm_start and self._goes_on("n_frequencies"):
+            if self.warm_start and self._has_network_with("n_frequencies"):
                 n_frequencies = self._module_args["n_frequencies"]
         return {"n_numeric": n_numeric, "n_frequencies": n_frequencies}
 

@@ -326,7 +326,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         # Without it all weights follow from y, and would be as many bytes again.
         facts += [] if sample_weight is None else [weight]
         checkpoint = self._make_checkpoint(rng, *facts)
-        look = self._look_again if warm else self._fit_preprocessor
+        look = self._transform_again if warm else self._fit_preprocessor
         Z = look(rows, y[sample], seed)
         self._fit_module(
             self._get_module_args(Z.shape[1], used.sum()),

@@ -16,12 +16,13 @@ from sklearn.utils.validation import check_is_fitted
 from . import _training
 from ._base import (
     MAX_AUTO_BATCH_SIZE,
+    UNBOUNDED,
     BaseNeuralClassifier,
     between_sizes,
     highest_temperature,
 )
 from ._neighbors import distinct_rows
-from ._support import sample_by_importance, sample_size, with_dues
+from ._support import raise_rare_classes, sample_by_importance, sample_size
 from ._validation import check_layer_sizes, unchanged_on_failure
 from .modules import SAMN, SAMNLoss, SampleNetwork
 from .modules.embedding import ACTIVATIONS, at_once
@@ -46,7 +47,8 @@ SUPPORT_ERROR, SUPPORT_OF_CLASS, MAX_SUPPORT = 0.02, 128, 8192
 LOOKING_WEIGHTS = 2**16
 # Keeps the division by a sum of weights finite where all are zero.
 TINY = 1e-30
-# Of the network, what a later fit may change.
+# Arguments of the network that may be others when training goes on (warm_start,
+# partial_fit).
 CHANGING = ("memory_size", "pool_size", "neighbor_weight", "label_temperature")
 # Training rows whose attention tells which entries matter.
 MAX_LOOKING = 1024
@@ -541,7 +543,7 @@ class SAMNClassifier(BaseNeuralClassifier):
             "n_neighbors": self.n_neighbors,
             "label_temperature": self._temperature(n_rows, share),
             # A fit fills the pool when training ends.
-            "pool_size": self._n_pooled() if share and n_rows == np.inf else 0,
+            "pool_size": self._n_pooled() if share and n_rows == UNBOUNDED else 0,
         }
 
     def _neighbor_share(self, n_rows):
@@ -549,8 +551,8 @@ class SAMNClassifier(BaseNeuralClassifier):
             return 0.0
         if self.neighbor_weight != "auto":
             return float(self.neighbor_weight)
-        if n_rows == np.inf:
-            goes_on = self._goes_on("neighbor_weight")
+        if n_rows == UNBOUNDED:
+            goes_on = self._has_network_with("neighbor_weight")
             return self._module_args["neighbor_weight"] if goes_on else 0.0
         if self.feature_extractor is not None:
             return 0.0
@@ -559,13 +561,13 @@ class SAMNClassifier(BaseNeuralClassifier):
     def _temperature(self, n_rows, share):
         if self.temperature != "auto":
             return float(self.temperature)
-        goes_on = n_rows == np.inf and self._goes_on("label_temperature")
+        goes_on = n_rows == UNBOUNDED and self._has_network_with("label_temperature")
         # A fit chooses it when training ends.
         return self._module_args["label_temperature"] if share and goes_on else 1.0
 
     def _n_entries(self, n_rows):
         wanted = self.memory_size
-        if n_rows < np.inf:
+        if n_rows < UNBOUNDED:
             if wanted == "auto":
                 wanted = max(MEMORY_OF_CLASS * len(self.classes_), MIN_MEMORY)
                 wanted *= np.clip(n_rows / MEMORY_ROWS, 1, MEMORY_GROWTH)
@@ -575,12 +577,12 @@ class SAMNClassifier(BaseNeuralClassifier):
         # What is stored is what prediction reads; what a fit has stored stays.
         bounded = self.support_size not in ("auto", None)
         size = min(wanted, self.support_size if bounded else np.inf)
-        return max(size, self._so_far("memory_size"))
+        return max(size, self._present_size("memory_size"))
 
     def _n_pooled(self):
         """Rows of the pool that partial_fit writes to."""
         wanted = MIN_POOL if self.pool_size in ("auto", None) else self.pool_size
-        return max(wanted, self._so_far("pool_size"))
+        return max(wanted, self._present_size("pool_size"))
 
     def _pool_sizes(self, n_rows):
         """Rows that vote, and how many if that vote is a good one."""
@@ -589,15 +591,15 @@ class SAMNClassifier(BaseNeuralClassifier):
             sizes = [self.pool_size or n_rows]
         return sorted({min(size, n_rows) for size in sizes})
 
-    def _so_far(self, name):
+    def _present_size(self, name):
         """A size of the network there is already; 0 without one."""
-        return self._module_args[name] if self._goes_on(name) else 0
+        return self._module_args[name] if self._has_network_with(name) else 0
 
     def _n_blocks(self, n_rows):
         if self.n_attention_blocks == "auto":
             if self.n_prototypes != "samples":
                 return 1
-            if self._goes_on("n_attention_blocks"):
+            if self._has_network_with("n_attention_blocks"):
                 return self._module_args["n_attention_blocks"]
             return int(n_rows < MAX_BLOCK_ROWS)
         return self.n_attention_blocks
@@ -749,7 +751,9 @@ class SAMNClassifier(BaseNeuralClassifier):
         n_support = self._n_support(n_rows)
         pool_sizes = self._pool_sizes(n_rows) if module.neighbor_weight else []
         if min([n_support, *pool_sizes]) < n_rows:
-            rows, moves, classes = self._moves(module, dataset, rng.permutation(rows))
+            rows, moves, classes = self._influence(
+                module, dataset, rng.permutation(rows)
+            )
             # Half is the same for all, so that no region is left empty.
             importance = moves + moves.mean() + TINY
             if self.support_size == "auto":
@@ -759,7 +763,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         def draw(n_samples):
             if n_samples == n_rows:
                 return np.sort(rows), np.ones(n_rows)
-            raised = with_dues(importance, classes, n_samples)
+            raised = raise_rare_classes(importance, classes, n_samples)
             drawn, weights = sample_by_importance(raised, n_samples, rng)
             order = np.argsort(rows[drawn])
             return rows[drawn[order]], weights[order]
@@ -770,7 +774,7 @@ class SAMNClassifier(BaseNeuralClassifier):
             self._store(module, dataset, *support)
         stored = None
         for n_pooled in pool_sizes:
-            self._store_as_they_came(module, dataset, *draw(n_pooled))
+            self._fill_pool(module, dataset, *draw(n_pooled))
             untuned = _untuned_share(n_pooled, n_rows)
             if n_pooled > self.n_neighbors:
                 looking = rng.permutation(len(dataset))[:MAX_TUNING]
@@ -778,7 +782,7 @@ class SAMNClassifier(BaseNeuralClassifier):
                 if n_rows >= MIN_TUNED_ROWS:
                     self._tune_vote(module, stored, more=untuned / 3)
             if module.neighbor_weight <= untuned:
-                # Good votes of a small part are better ones of a larger.
+                # Only where votes of this pool are good is a larger one worth its time.
                 break
         if stored is not None and self.temperature == "auto":
             module.choose_temperature(**stored, highest=highest_temperature(n_rows))
@@ -806,9 +810,9 @@ class SAMNClassifier(BaseNeuralClassifier):
             weight *= torch.as_tensor(weights).to(weight)
         module.memory.fill(z.transpose(0, 1), labels, weight, row)
 
-    def _store_as_they_came(self, module, dataset, rows, weights):
+    def _fill_pool(self, module, dataset, rows, weights):
         """Make the pool hold these rows of the dataset."""
-        # Else those before are there beside them.
+        # The rows before are let go first, or both would be in memory at once.
         module.pool.entries = module.pool.entries[:, :0]
         stored = dataset[torch.from_numpy(rows)][0]
         weight = stored["weight"] * torch.as_tensor(weights).to(stored["weight"])
@@ -836,7 +840,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         if self.neighbor_weight == "auto":
             module.choose_share(votes, **stored, more=more)
 
-    def _moves(self, module, dataset, rows):
+    def _influence(self, module, dataset, rows):
         """The rows, class by class, how much each moves attention, and their classes.
 
         That is the derivative of the share of its class in the attention of a training
@@ -855,7 +859,7 @@ class SAMNClassifier(BaseNeuralClassifier):
                 total = total + moved.square_().sum(0)
             moves.append((total / len(looking)).sqrt().cpu().numpy().astype(float))
             classes.append(labels.argmax(1).cpu().numpy())
-        # Beside the other parts each row has so much less of the attention.
+        # Each part was alone in the memory; among all, a row gets so much less of it.
         moves, classes = np.concatenate(moves) / len(parts), np.concatenate(classes)
         order = np.argsort(classes, kind="stable")
         return rows[order], moves[order], classes[order]

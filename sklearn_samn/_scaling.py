@@ -130,7 +130,7 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X = as_numbers(X)
         dtype = np.dtype(self.dtype)
         if self.scaling is None:
-            Z, neutral = robust_clip(X, None, dtype), self.center_
+            Z, neutral = X.astype(dtype, order="C"), self.center_
         else:
             Z, neutral = self._scaled(X, dtype), np.zeros(X.shape[1])
         missing = np.isnan(Z)
@@ -327,8 +327,8 @@ def robust_clip(X, statistics, dtype):
     ----------
     X : ndarray of shape (n_samples, n_features)
         Rows.
-    statistics : tuple (center, scale) or None
-        From :func:`robust_statistics`; None leaves the features as they are.
+    statistics : tuple (center, scale)
+        From :func:`robust_statistics`.
     dtype : numpy dtype
         Of the result.
 
@@ -344,15 +344,13 @@ def robust_clip(X, statistics, dtype):
     >>> robust_clip(np.array([[0.1], [1e12]]), statistics, float).round(3).tolist()
     [[0.1], [3.0]]
     """
-    # Row by row in memory, whatever the order of X (a frame's is by column): the last
-    # bits of a matrix product depend on it.
-    if statistics is None:
-        return X.astype(dtype, order="C")
     center, scale = statistics
     with np.errstate(over="ignore"):
         # Centre before the cast: a timestamp has no digits to lose in float32.
         Z = X - center
         Z /= scale
+        # Row by row in memory, whatever the order of X (a frame's is by column): the
+        # last bits of a matrix product depend on it.
         Z = Z.astype(dtype, order="C", copy=False)
     np.clip(Z, -FAR_OUT, FAR_OUT, out=Z)
     root = Z / CLIP
@@ -366,8 +364,6 @@ def robust_clip(X, statistics, dtype):
 def undo_robust_clip(Z, statistics):
     """Rows in the units they came in; what reaches the clip maps far out, finite."""
     X = np.array(Z, dtype=float)
-    if statistics is None:
-        return X
     center, scale = statistics
     # Finite: nothing times infinity would be no number.
     scale = np.minimum(CLIP * scale, np.finfo(float).max)

@@ -50,7 +50,7 @@ def sample_by_importance(importance, n_samples, rng):
     return rows, n_samples / len(importance) / probability[rows]
 
 
-def with_dues(importance, classes, n_samples):
+def raise_rare_classes(importance, classes, n_samples):
     """Importance raised where it must be for each class to have two rows.
 
     Parameters
@@ -70,8 +70,8 @@ def with_dues(importance, classes, n_samples):
     Examples
     --------
     >>> import numpy as np
-    >>> from sklearn_samn._support import with_dues
-    >>> with_dues(np.ones(6), np.array([0, 0, 0, 0, 0, 1]), 4).tolist()
+    >>> from sklearn_samn._support import raise_rare_classes
+    >>> raise_rare_classes(np.ones(6), np.array([0, 0, 0, 0, 0, 1]), 4).tolist()
     [1.0, 1.0, 1.0, 1.0, 1.0, 3.0]
     """
     due = 2 * importance.sum() / n_samples

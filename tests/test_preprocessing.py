@@ -274,7 +274,7 @@ def test_a_later_fit_does_not_leak_labels_into_levels(classifier, n_classes):
     assert model.loss_curve_[-1] > 0.9 * first
     # Where a class is not there, the encoding is that of the first fit.
     rows, expected = frame[y > 0], model.preprocessor_.transform(frame[y > 0])
-    assert_array_equal(model._look_again(rows, y[y > 0], seed=0), expected)
+    assert_array_equal(model._transform_again(rows, y[y > 0], seed=0), expected)
     assert np.isfinite(model.fit(rows, y[y > 0]).predict_proba(frame)).all()
 
 

@@ -76,29 +76,32 @@ def test_formula():
 def test_input_is_left_alone():
     X = column(1, 2, 3)
     robust_clip(X, UNIT, np.float64)
-    robust_clip(X, None, np.float64)[0] = 9
+    NumericScaler(None, "float64").fit_transform(X)[0] = 9
     assert X.tolist() == [[1], [2], [3]]
 
 
 @FLOATS
 def test_dtype(dtype):
     for X in (column(1, 2, 4), column(1, 2, 4).astype(np.float32)):
-        assert scaled(X, dtype).dtype == dtype
-        assert robust_clip(X, None, dtype).dtype == dtype
+        for scaling in ("robust", None):
+            scaler = NumericScaler(scaling, np.dtype(dtype).name)
+            assert scaler.fit_transform(X).dtype == dtype
 
 
 @FLOATS
-@pytest.mark.parametrize("statistics", [None, (np.zeros(2), np.ones(2))])
-def test_rows_lie_one_after_the_other_in_memory(dtype, statistics):
+@pytest.mark.parametrize("scaling", ["robust", "quantile", None])
+def test_rows_lie_one_after_the_other_in_memory(dtype, scaling):
     X = np.asfortranarray(np.arange(6.0).reshape(3, 2))
-    assert robust_clip(X, statistics, dtype).flags.c_contiguous
+    scaler = NumericScaler(scaling, np.dtype(dtype).name)
+    assert scaler.fit_transform(X).flags.c_contiguous
 
 
 @FLOATS
-def test_without_statistics_the_features_stay(dtype):
+def test_without_scaling_the_features_stay(dtype):
     X = column(-1e6, 0.5, 3e6)
-    assert robust_clip(X, None, dtype).tolist() == X.tolist()
-    assert undo_robust_clip(X.astype(dtype), None).tolist() == X.tolist()
+    scaler = NumericScaler(None, np.dtype(dtype).name)
+    assert scaler.fit_transform(X).tolist() == X.tolist()
+    assert scaler.inverse_transform(X.astype(dtype)).tolist() == X.tolist()
 
 
 @FLOATS

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sklearn_samn._support import sample_by_importance, sample_size, with_dues
+from sklearn_samn._support import raise_rare_classes, sample_by_importance, sample_size
 
 
 @pytest.mark.parametrize("n_samples", [1, 7, 99])
@@ -50,7 +50,7 @@ def test_equal_importance_is_even_steps():
 
 def test_each_class_is_due_two_rows():
     importance, classes = np.ones(100), np.repeat([0, 2, 3], [90, 9, 1])
-    raised = with_dues(importance, classes, 10)
+    raised = raise_rare_classes(importance, classes, 10)
     # Two of ten are due to a class; the first has more.
     assert_allclose(np.bincount(classes, raised), [90, 0, 20, 20])
     assert_array_equal(importance, 1)

@@ -120,7 +120,7 @@ def check_writable(path):
 
 
 def replace_file(path, content):
-    """Write a file of which all is there under its name, or all that was before."""
+    """Replace a file at once: a reader finds the old content or the new, whole."""
     temporary = f"{path}.tmp"
     try:
         with open(temporary, "wb") as file:

@@ -29,8 +29,8 @@ def reproducible(seed, device):
 def one_thread():
     """One CPU thread for torch, the number before put back afterwards.
 
-    That is the number before the first of those who are in here at once: the others
-    find its 1.
+    Contexts of several threads may overlap: all restore the number that the first of
+    them found.
     """
     with _BEFORE_LOCK:
         n_threads = _BEFORE[0] if _BEFORE else torch.get_num_threads()
@@ -47,9 +47,8 @@ def one_thread():
 def limit_this_thread():
     """One CPU thread for torch in the calling thread.
 
-    The number is asked for first, for what that does: a thread new to torch takes the
-    number that was set last, by any thread, the first time that it needs one. After
-    the limit it would drop it again.
+    A new thread takes over torch's number of threads at the first use of it. Asking for
+    the number is that first use: later it would undo the limit.
     """
     torch.get_num_threads()
     torch.set_num_threads(1)

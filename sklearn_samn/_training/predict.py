@@ -43,7 +43,7 @@ def predict_batches(function, make_inputs, n_rows, batch_size=None, largest=2048
 
     @torch.inference_mode()
     def run(start):
-        return _of_enough(function, make_inputs(slice(start, start + batch_size)))
+        return _on_padded_batch(function, make_inputs(slice(start, start + batch_size)))
 
     starts = range(0, n_rows, batch_size)
     with one_thread():
@@ -53,7 +53,7 @@ def predict_batches(function, make_inputs, n_rows, batch_size=None, largest=2048
     return _join(parts)
 
 
-def _of_enough(function, rows):
+def _on_padded_batch(function, rows):
     """``function(rows)``; of few rows, each several times, the first results of it."""
     n_rows = len(rows)
     if n_rows >= FEWEST_ROWS:

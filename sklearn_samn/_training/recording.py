@@ -126,7 +126,7 @@ def recorded_steps(net):
 
 @cache
 def _stream_of(index):
-    """The same for each training: a library keeps memory for each stream it meets."""
+    """One for all trainings: CUDA's libraries keep a workspace for each they meet."""
     return torch.cuda.Stream(index)
 
 

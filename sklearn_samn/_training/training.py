@@ -138,7 +138,7 @@ def train(
     }
     net = Net(module, criterion, **params).initialize()
     if n_processes > 1:
-        # Its call alone: skorch would take a module for another one to be trained.
+        # Only its __call__: skorch would register the module as one more to be trained.
         net.parallel_ = DistributedDataParallel(net.module_).__call__
     if moments_of is not None:
         _take_moments(net.optimizer_, moments_of)

@@ -138,9 +138,9 @@ def _softmax(scores, own, out=None):
     """Weights of the entries: all columns but the last, and for no query its own."""
     if own is not None:
         rows = torch.arange(len(own), device=own.device)
-        # Own entries that are nowhere (-1) hide the last column, but from nobody who
-        # sees nothing else.
-        # A tensor: a number would be copied to a GPU, which a recording cannot do.
+        # -1 hides the last column, whose score stays finite: it still wins where all
+        # others are minus infinity. A tensor: a number would be copied to a GPU, which
+        # a recording cannot do.
         hidden = scores.new_full((), torch.finfo(scores.dtype).min)
         scores[:, rows, own] = hidden
     return torch.softmax(scores, 2, out=out)[..., :-1]

@@ -24,8 +24,8 @@ from .memory import (
     product_of_experts,
 )
 
-# By how much more than any vote could change it a network must be sure of a class for
-# the vote to be left out: many times the rounding of the logarithms.
+# The vote is left out where it could not change the class, by this margin of the
+# logarithms, many times their rounding.
 SURE = 1e-3
 # Powers of the sensitivity by which the columns of the vote may count.
 # SHARES are the weights of the vote that are tried; with what choose_share adds they

@@ -236,9 +236,9 @@ def _hidden(state):
     return state[0] if isinstance(state, tuple) else state
 
 
-# torch's cells multiply each input anew. For an LSTM, the default, the state of zeros
-# before the first step and the same context in every step are left out here: a third.
-# Not on a GPU, where the cell is one kernel.
+# On a CPU the step of an LSTM, the default, is written out: torch's cell would multiply
+# the zeros before the first step and, in every step, the same context, a third of the
+# time. On a GPU the cell is one kernel.
 
 
 def _first_state(cell, x):

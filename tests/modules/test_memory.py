@@ -336,9 +336,8 @@ def test_no_vote_is_out_of_its_bounds():
 @pytest.mark.parametrize("n_values", [5, 160, 161, 5000])
 def test_the_smallest(n_values):
     values = torch.from_numpy(np.random.default_rng(0).normal(size=(40, n_values)))
-    found, place = smallest(values, 5)
+    found = values.gather(1, smallest(values, 5))
     assert torch.equal(found.sort().values, values.sort().values[:, :5])
-    assert torch.equal(values.gather(1, place), found)
 
 
 def test_the_likeliest_is_none_that_is_not_a_number():
