@@ -341,6 +341,25 @@ def complete(rows, names):
     return frame[counts == len(order)]
 
 
+def pooled(path, names, left_out):
+    """Complete rows of a CSV and of those of its name in the folders beside it.
+
+    Of the sets that are not left out, and of the models among names that every file
+    has. No rows where there are no such folders.
+    """
+    files = sorted(path.parent.glob(f"*/{path.name}"))
+    if not files:
+        return pd.DataFrame()
+    tables = []
+    for file in (path, *files):
+        table = pd.read_csv(file).rename(columns={"sampler": "model"})
+        table = table[~table["data_set"].isin(left_out)]
+        name = f"{file.parent.name}/" + table["data_set"]
+        tables.append(table.assign(data_set=name))
+    everywhere = set.intersection(*(set(table["model"]) for table in tables))
+    return complete(pd.concat(tables), [n for n in names if n in everywhere])
+
+
 def set_means(frame, metric, by=("data_set",)):
     """Means over the seeds, a row a set, a column a model; complete sets only."""
     means = frame.groupby([*by, "model"], sort=False, observed=True)[metric]

@@ -17,7 +17,8 @@ KNNSeq2Seq MemNetKNN the neighbour networks.
 
 The defaults of SAMNClassifier were chosen on CHOSEN_ON, not on HELD_OUT. Some sets of
 HELD_OUT hold rows of a set of CHOSEN_ON in another form (SHARE_ROWS), so the report
-also shows HELD_OUT without them.
+also shows HELD_OUT without them. Where folders in --out hold results of the same name,
+on other sets (--data-dir and --sets say which), they are pooled with HELD_OUT as well.
 
 A row of the CSV is one set, seed and model. A rerun goes on where the last one ended;
 to measure a model anew, delete its rows. Writes classifiers.csv and classifiers.md to
@@ -45,6 +46,7 @@ from _common import (
     make_samn,
     markdown,
     missing,
+    pooled,
     probability_scores,
     raw,
     read_rows,
@@ -246,7 +248,7 @@ def report_group(frame):
     return parts
 
 
-def report(frame):
+def report(frame, fresh):
     """The whole report, as markdown; only sets that every model has run on."""
     accuracy = set_means(frame, "accuracy")
     groups = {
@@ -266,6 +268,10 @@ def report(frame):
         if len(own):
             parts.append(f"## {title} ({own['data_set'].nunique()})")
             parts += report_group(own)
+    if len(fresh):
+        count = fresh["data_set"].nunique()
+        parts.append(f"## Held-out sets and those of the folders beside ({count})")
+        parts += report_group(fresh)
     parts += ["## Accuracy on each set", markdown(accuracy.map("{:.3f}".format))]
     return "\n\n".join(parts) + "\n"
 
@@ -307,7 +313,7 @@ def main():
     frame = complete(read_rows(path), chosen or [*MODELS, *SLOW])
     if frame.empty:
         parser.exit(message="No set has been run with every model yet: no report.\n")
-    text = report(frame)
+    text = report(frame, pooled(path, chosen or MODELS, CHOSEN_ON))
     print(text)
     (args.out / "classifiers.md").write_text(text)
     draw_critical_difference(

@@ -22,7 +22,9 @@ that split, and the CSV says why.
 
 The defaults of V2VSLS were chosen on CHOSEN_ON, not on HELD_OUT. Some sets of HELD_OUT
 hold rows of a set of CHOSEN_ON, with other classes (SHARE_ROWS), so the report also
-shows HELD_OUT without them; the figure is of HELD_OUT.
+shows HELD_OUT without them; the figure is of HELD_OUT. Where folders in --out hold
+results of the same name, on other sets (--data-dir and --sets say which), the report
+pools them with HELD_OUT as well, for the samplers that all have.
 
 A row of the CSV is one set, seed, sampler and classifier. A rerun goes on where the
 last one ended; to measure a sampler anew, delete its rows. Writes oversampling.csv and
@@ -47,6 +49,7 @@ from _common import (
     make_parser,
     markdown,
     missing,
+    pooled,
     read_rows,
     run_tasks,
     set_means,
@@ -371,7 +374,7 @@ def on_each_set(frame):
     return parts
 
 
-def report(frame, ablations):
+def report(frame, ablations, fresh):
     """The whole report, as markdown; only sets that every sampler has run on."""
     groups = {
         "The sets the defaults were chosen on": CHOSEN_ON,
@@ -394,6 +397,10 @@ def report(frame, ablations):
         if len(own):
             parts.append(f"## {title} ({own['data_set'].nunique()})")
             parts += report_group(own)
+    if len(fresh):
+        count = fresh["data_set"].nunique()
+        parts.append(f"## Held-out sets and those of the folders beside ({count})")
+        parts += report_group(fresh)
     if set(ABLATIONS) & set(ablations["model"]):
         parts.append(f"## V2VSLS in parts ({ablations['data_set'].nunique()} sets)")
         parts += report_group(ablations)
@@ -434,7 +441,11 @@ def main():
     frame = complete(rows, chosen or [*SAMPLERS])
     if frame.empty:
         parser.exit(message="No set has been run with every sampler yet: no report.\n")
-    text = report(frame, complete(rows, ["none", "V2VSLS", *ABLATIONS]))
+    text = report(
+        frame,
+        complete(rows, ["none", "V2VSLS", *ABLATIONS]),
+        pooled(path, SAMPLERS, CHOSEN_ON),
+    )
     print(text)
     (args.out / "oversampling.md").write_text(text)
     held_out = frame[frame["data_set"].isin(HELD_OUT)]
