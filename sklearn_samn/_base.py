@@ -189,7 +189,8 @@ class NeuralMixin:
             changes = "; ".join(
                 f"{name} {before[name]!r} then, {new!r} now"
                 for name, new in self._module_args.items()
-                if name in before and before[name] != new
+                # By their text: copies of a module are not equal.
+                if name in before and repr(before[name]) != repr(new)
             )
             raise ValueError(
                 f"warm_start=True and partial_fit continue from the fitted network, "
@@ -427,7 +428,8 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         if self.class_weight is not None and weight.any():
             # Rows of weight zero are not there, so they do not count either.
             seen = y[weight > 0]
-            classes = np.unique(seen) if classes is None else classes
+            if classes is None:
+                classes = self._weighted_classes(seen)
             seen = seen[np.isin(seen, classes)]
             by_class = weights_by_class(self.class_weight, seen, classes)
             # Of other labels the weight is zero, or partial_fit refuses them.
@@ -445,6 +447,12 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
                 "class needs a row of positive weight."
             )
         return weight
+
+    def _weighted_classes(self, y):
+        """Those of y; with a dict, of which these rows may have a part, of all fits."""
+        warm = self.warm_start and hasattr(self, "classes_")
+        by_name = self.class_weight != "balanced"
+        return self.classes_ if warm and by_name else np.unique(y)
 
     def _set_classes(self, y, warm):
         classes = np.unique(y)

@@ -115,6 +115,11 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         Returns them, their labels, each row's place among them, and their search.
         """
         first, position = _neighbors.distinct_rows(Z, y)
+        if len(first) < 2:
+            raise ValueError(
+                f"All {len(Z)} training rows are equal, so that none has a neighbour; "
+                f"give rows that differ."
+            )
         reference, codes = Z[first], y[first]
         mass = np.bincount(position, weights=weight)
         # Built once, and only where something asks for it.

@@ -176,7 +176,7 @@ def nearest_others(search, X, own, n_neighbors):
     keep = found != own[:, None]
     # A row with many equals may not be among its own K + 1: then the last one goes.
     keep[keep.all(axis=1), -1] = False
-    if keep.sum() != len(X) * n_neighbors:
+    if (~keep).sum() != len(X):
         raise ValueError(
             f"neighbors={search!r}: kneighbors must give each row once, but gave one "
             f"twice among the {n_neighbors + 1} nearest of a row."

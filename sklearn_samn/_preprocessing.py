@@ -132,8 +132,8 @@ def transform_again(preprocessor, X, y, seed):
     if target is None:
         return Z
     levels, encoder, scaler = (step for _, step in target.steps)
-    if len(np.unique(y)) < len(encoder.classes_):
-        # Without one of the classes the others' columns would be other ones.
+    if not np.array_equal(np.unique(y), encoder.classes_):
+        # Of other classes there would be other columns.
         return Z
     columns = next(c for name, _, c in preprocessor.transformers_ if name == "target")
     rows = levels.transform(take_columns(X, columns))

@@ -1,6 +1,7 @@
 """SAMNClassifier."""
 
 import math
+from copy import deepcopy
 from numbers import Integral, Real
 
 import numpy as np
@@ -514,7 +515,9 @@ class SAMNClassifier(BaseNeuralClassifier):
         args = {
             "n_features": n_features,
             "n_classes": len(self.classes_),
-            "feature_extractor": self.feature_extractor,
+            # A copy: a network is made of it again after a round trip, whatever became
+            # of the user's.
+            "feature_extractor": deepcopy(self.feature_extractor),
             "hidden_layer_sizes": check_layer_sizes(self.hidden_layer_sizes),
             "activation": self.activation,
             "dropout": self._by_size("dropout", n_rows),
@@ -643,6 +646,13 @@ class SAMNClassifier(BaseNeuralClassifier):
         module.set_prior(torch.from_numpy(prior / prior.sum()))
 
     def _load_previous(self, module, weights, before):
+        held, holds = ("memory_size" in args for args in (before, self._module_args))
+        if held != holds:
+            raise ValueError(
+                f"warm_start=True and partial_fit continue from the fitted network, "
+                f"which attends to {'stored samples' if held else 'prototypes'}. Set "
+                f"n_prototypes back, or begin anew: fit with warm_start=False."
+            )
         # A memory of another size takes what it has room for: fit forgets it anyway,
         # partial_fit writes on behind it.
         stored = {}
@@ -657,7 +667,10 @@ class SAMNClassifier(BaseNeuralClassifier):
                 stored[name][room] = old[room]
             if name.endswith(".rows") and len(old) != len(new):
                 stored[f"{memory}.next"] = np.array(len(old) % max(len(new), 1))
-        before = {k: v for k, v in before.items() if k not in CHANGING}
+        changing = {*CHANGING, "learn_waves"}
+        if before["dropout"] and self._module_args["dropout"]:
+            changing.add("dropout")
+        before = {k: v for k, v in before.items() if k not in changing}
         super()._load_previous(module, {**weights, **stored}, before)
 
     def _make_criterion(self):
@@ -1007,6 +1020,10 @@ class SAMNClassifier(BaseNeuralClassifier):
         self._attention_entropy = None
         vars(self).pop("support_weights_", None)
         _check_partial_fit_first_call(self, classes)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"SAMNClassifier needs at least 2 classes, but classes={classes!r}."
+            )
         X, y, weight = self._validate_training_data(
             X, y, sample_weight, reset=first, classes=self.classes_
         )

@@ -230,7 +230,8 @@ def quantile_knots(quantiles, shares):
     last = np.append(first[1:], len(quantiles)) - 1
     values, low, high = quantiles[first], shares[first], shares[last]
     tied = first < last
-    before, after = np.nextafter(values[tied], [[-np.inf], [np.inf]])
+    with np.errstate(under="ignore"):
+        before, after = np.nextafter(values[tied], [[-np.inf], [np.inf]])
     # Not next to zero, where a thread of torch takes every number for zero.
     zero, tiny = values[tied] == 0, np.finfo(float).tiny
     before[zero], after[zero] = -tiny, tiny

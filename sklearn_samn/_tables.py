@@ -24,7 +24,8 @@ def take_rows(X, rows):
 
 def take_columns(X, columns):
     """Columns by index of a frame or an array."""
-    return X.iloc[:, columns] if hasattr(X, "iloc") else X[:, columns]
+    # polars takes no NumPy integers.
+    return (X.iloc if hasattr(X, "iloc") else X)[:, np.asarray(columns).tolist()]
 
 
 def as_table(X):

@@ -34,6 +34,7 @@ NOT_A_NUMBER = (
     "Cannot cast object dtype to float",
     # Of lists and the like.
     "setting an array element with a sequence",
+    "int too large to convert to float",
 )
 
 
@@ -284,7 +285,7 @@ def _strings_named(estimator, X, columns=None, *, reset):
     """Turn the error of a string that is no number into one that names its column."""
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         if not str(error).startswith(NOT_A_NUMBER):
             raise
         # A TypeError for objects that are neither, as scikit-learn's checks want it.
@@ -296,10 +297,10 @@ def _strings_named(estimator, X, columns=None, *, reset):
 def _strings_message(estimator, X, columns, error, reset):
     if not hasattr(X, "columns"):
         X = np.asarray(X, dtype=object)
-    if X.ndim != 2:
+    if len(X.shape) != 2:
         return (
-            f"Expected 2D array, got {X.ndim}D array instead, of values that are no "
-            f"numbers ({error}). {type(estimator).__name__} takes a table of rows."
+            f"Expected 2D array, got {len(X.shape)}D array instead, of values that are "
+            f"no numbers ({error}). {type(estimator).__name__} takes a table of rows."
         )
     cure = (
         f"Say which columns are categories: categorical_features='auto' finds them in "
@@ -325,6 +326,6 @@ def _first_column_of_strings(X, columns):
 def _is_numeric(values):
     try:
         np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True

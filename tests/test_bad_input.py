@@ -99,6 +99,26 @@ def test_infinite_values(estimator, value):
     refused(model, array, y, r"infinity in column 3 \(first in row 7\)")
 
 
+@pytest.mark.parametrize("estimator", [SAMN, SEQ2SEQ])
+def test_an_integer_beyond_all_floats(estimator):
+    X = pd.DataFrame({"a": [1, 2] * 50, "b": [10**400, 1] * 50})
+    refused(estimator, X, [0, 1] * 50, r"in column 'b' \(int too large")
+
+
+def test_chunks_of_one_class_alone():
+    X, y = np.eye(4), np.zeros(4)
+    with pytest.raises(ValueError, match=r"at least 2 classes, but classes=\[0\]"):
+        clone(SAMN).partial_fit(X, y, classes=[0])
+
+
+def test_rows_none_of_which_has_a_neighbour():
+    X, y = np.ones((50, 4)), np.arange(50) % 2
+    for classifier in (SEQ2SEQ, MEMNET):
+        model = clone(classifier).set_params(warm_start=True).fit(X, y)
+        with pytest.raises(ValueError, match="All 50 training rows are equal"):
+            model.fit(X, np.zeros(50, int))
+
+
 def refused_in_each_container(estimator, X, y, match):
     refused(estimator, X, y, match)
     frame = pd.DataFrame(X, columns=["a", "b", "income", "d"])

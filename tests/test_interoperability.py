@@ -801,6 +801,23 @@ def test_warm_start_with_something_else(classifier):
     assert model.classes_.tolist() == [1, 2]
 
 
+@each_classifier
+def test_warm_start_on_a_part_of_the_weighted_classes(classifier):
+    X, y = separable()
+    model = clone(classifier).set_params(warm_start=True, class_weight={1: 5})
+    model.fit(X, y).fit(X[y == 0], y[y == 0])
+    assert model.classes_.tolist() == [0, 1]
+
+
+def test_what_auto_makes_of_a_chunk_is_not_blamed():
+    X, y = separable()
+    model = SAMNClassifier(max_epochs=1).fit(X, y).set_params(embedding_size=5)
+    with pytest.raises(
+        ValueError, match=r"parameters: embedding_size 64 then, 5 now\."
+    ):
+        model.partial_fit(X, y)
+
+
 def test_partial_fit_learns_from_chunks():
     X, y = separable(n_samples=300, n_classes=3)
     model = SAMNClassifier(random_state=0)

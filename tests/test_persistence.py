@@ -22,6 +22,7 @@ from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.neighbors import NearestNeighbors
+from torch import nn
 
 import sklearn_samn
 from sklearn_samn import (
@@ -437,3 +438,13 @@ def test_threads_share_what_is_made_anew_after_loading(output, name, monkeypatch
     monkeypatch.setattr(place, name, count)
     loaded.predict_proba(np.tile(X, (50, 1)))
     assert made == [threading.main_thread()]
+
+
+def test_a_network_of_the_users_may_change_after_the_fit():
+    X, y = make_classification(100, n_features=4, random_state=0)
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+    model = SAMNClassifier(feature_extractor=network, max_epochs=2).fit(X, y)
+    expected = model.predict_proba(X)
+    network[1] = nn.Tanh()
+    network.append(nn.Linear(8, 8))
+    assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(X), expected)

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pandas as pd
+import polars
 import pytest
 from numpy.testing import assert_array_equal
 from sklearn import config_context
@@ -278,6 +279,18 @@ def test_a_later_fit_does_not_leak_labels_into_levels(classifier, n_classes):
     assert np.isfinite(model.fit(rows, y[y > 0]).predict_proba(frame)).all()
 
 
+def test_levels_encoded_by_the_classes_of_the_first_chunk():
+    """The encoder of two classes has one column; of others it would be reversed."""
+    levels = np.random.default_rng(0).integers(300, size=3000)
+    frame, y = pd.DataFrame({"c": [f"l{i}" for i in levels]}), levels // 100
+    model = SAMNClassifier(max_epochs=4, random_state=0, warm_start=True)
+    model.partial_fit(frame[y < 2], y[y < 2], classes=[0, 1, 2])
+    expected = model.preprocessor_.transform(frame)
+    assert_array_equal(model._transform_again(frame, y, seed=0), expected)
+    rows, later = frame[y > 0], y[y > 0]
+    assert_array_equal(model._transform_again(rows, later, seed=0), expected[y > 0])
+
+
 def unlearned_loss(classifier, frame, y):
     """The last loss on a table that holds nothing but noise."""
     model = clone(classifier).set_params(max_epochs=4)
@@ -368,6 +381,21 @@ def test_tables_of_pyarrow(classifier):
     dates = rows.append_column("day", pyarrow.array([pd.Timestamp(0)] * len(frame)))
     with pytest.raises(ValueError, match="dates or durations in column 'day'"):
         clone(model).fit(dates, y)
+
+
+@each_classifier
+def test_frames_of_polars(classifier):
+    frame, y = table()
+    frame = frame[["income", "town"]]
+    expected = clone(classifier).set_params(max_epochs=1).fit(frame, y)
+    # Missing as it came: polars tells NaN from null.
+    income, town = frame["income"].to_numpy(), frame["town"].tolist()
+    rows = polars.DataFrame({"income": income, "town": town})
+    model = clone(expected).fit(rows, y)
+    assert_array_equal(model.predict_proba(rows), expected.predict_proba(frame))
+    strings = rows.with_columns(income=polars.lit("much"))
+    with pytest.raises(ValueError, match="strings in column 'income'"):
+        model.predict(strings)
 
 
 @each_classifier

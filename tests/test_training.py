@@ -1,6 +1,7 @@
 """Batches, schedule, seeds, devices and callbacks of the one training loop."""
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -1144,3 +1145,9 @@ def test_gradients_are_cut(monkeypatch):
     assert max(lengths) == pytest.approx(0.5, rel=1e-3)
     model.set_params(max_grad_norm=None).fit(X, y)
     assert max(lengths) > 1
+
+
+def test_weights_of_a_compiled_module_are_its_own():
+    # torch.compile wraps it so, with warnings of its own.
+    net = SimpleNamespace(module_=SimpleNamespace(_orig_mod=nn.Linear(2, 3)))
+    assert list(weights_to_numpy(net)) == ["weight", "bias"]
