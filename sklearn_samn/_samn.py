@@ -753,10 +753,7 @@ class SAMNClassifier(BaseNeuralClassifier):
                 self._attention_entropy = float(entropy(weights).mean())
 
     def _fill(self, module, dataset, rng):
-        """Store rows as the network embeds them now, and for the vote as they came.
-
-        Those that matter, where not all are kept.
-        """
+        """Store rows as the network embeds them now, those that matter if not all."""
         chunks = torch.arange(len(dataset)).split(SUPPORT_BATCH)
         numbers = torch.cat([dataset[index][0]["row"] for index in chunks])
         rows = np.unique(numbers.cpu().numpy(), return_index=True)[1]
@@ -785,8 +782,12 @@ class SAMNClassifier(BaseNeuralClassifier):
         # Once for each read: what is stored for it depends on the reads before.
         for _ in module.queries:
             self._store(module, dataset, *support)
+        self._fill_pools(module, dataset, pool_sizes, n_rows, draw, rng)
+
+    def _fill_pools(self, module, dataset, sizes, n_rows, draw, rng):
+        """Store rows as they came for the vote, which is tuned; more while it pays."""
         stored = None
-        for n_pooled in pool_sizes:
+        for n_pooled in sizes:
             self._fill_pool(module, dataset, *draw(n_pooled))
             untuned = _untuned_share(n_pooled, n_rows)
             if n_pooled > self.n_neighbors:
