@@ -5,10 +5,10 @@
     them a pickle. The rows are real ones of covertype (classes 0, 1, 2; its columns,
     then a part of them again), each with its own jitter; the files are built once and
     kept in --folder. Memory is the peak of the resident memory above its level when the
-    libraries are imported (Linux only), labels and model included. Speed is in rows a
-    second (times the epochs), and as the share of it that reading the file once from
-    start to end takes, right before the fit; whatever the system has cached, it has
-    cached for both.
+    libraries are imported (Linux only), model and labels included; predicted ones are
+    written into a file. Speed is in rows a second (times the epochs), and as the share
+    of it that reading the file once from start to end takes, right before the fit;
+    whatever the system has cached, it has cached for both.
 (b) The same of V2VSLS, whose fit_resample writes the rows and those made of the rarest
     class, up to the count of the largest, into a .npy file.
 (c) Macro F1 on held-out rows of covertype, by block and in memory, same parameters.
@@ -130,7 +130,13 @@ def measure_predict(paths, pickled):
         warm_up()
         before = resident_mib("VmRSS")
         estimator = joblib.load(pickled)
-        seconds, mib = peak_of(estimator.predict, [paths[0]], above=before)
+        path = paths[0].parent / "predicted.npy"
+        n_rows = len(np.load(paths[0], mmap_mode="r"))
+        out = np.lib.format.open_memmap(path, "w+", dtype=np.int8, shape=n_rows)
+        seconds, mib = peak_of(
+            lambda: estimator.predict([paths[0]], out=out), above=before
+        )
+    path.unlink()
     return {"predict_seconds": seconds, "predict_mib": mib}
 
 
