@@ -132,7 +132,7 @@ def measure_predict(paths, pickled):
         estimator = joblib.load(pickled)
         path = paths[0].parent / "predicted.npy"
         n_rows = len(np.load(paths[0], mmap_mode="r"))
-        out = np.lib.format.open_memmap(path, "w+", dtype=np.int8, shape=n_rows)
+        out = np.lib.format.open_memmap(path, "w+", dtype=np.int8, shape=(n_rows,))
         seconds, mib = peak_of(
             lambda: estimator.predict([paths[0]], out=out), above=before
         )
