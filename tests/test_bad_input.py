@@ -101,7 +101,8 @@ def test_infinite_values(estimator, value):
 
 @pytest.mark.parametrize("estimator", [SAMN, SEQ2SEQ])
 def test_an_integer_beyond_all_floats(estimator):
-    X = pd.DataFrame({"a": [1, 2] * 50, "b": [10**400, 1] * 50})
+    beyond = pd.Series([10**400, 1] * 50, dtype=object)
+    X = pd.DataFrame({"a": [1, 2] * 50, "b": beyond})
     refused(estimator, X, [0, 1] * 50, r"in column 'b' \(int too large")
 
 
