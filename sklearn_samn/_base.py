@@ -130,6 +130,11 @@ class NeuralMixin:
             self._net = _training.wrap(module, self._available_device())
         return self._net
 
+    @property
+    def _device(self):
+        """Where the network is."""
+        return next(self.net_.module_.parameters()).device
+
     def __getstate__(self):
         # Always dropped: the net (optimizer, callbacks, device). Always kept: weights.
         state = dict(super().__getstate__())
@@ -481,7 +486,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         """Results of ``function(tensor)`` for all rows of X, by the batch."""
         check_is_fitted(self)
         X = self._validate(X, reset=False)
-        device = next(self.net_.module_.parameters()).device
+        device = self._device
         if device.type != "cpu":
             params = {"largest": GPU_BATCH, **params}
 

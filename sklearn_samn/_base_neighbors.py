@@ -216,7 +216,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         super()._keep(net, past)
         vars(self).pop("_pool", None)
         if self._vote_share:
-            self._pool = self._make_pool(next(net.module_.parameters()).device)
+            self._pool = self._make_pool(self._device)
 
     def __getstate__(self):
         # Made anew of the rows.
@@ -239,7 +239,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
     def _prepare_vote(self):
         """Make what a pickle leaves out."""
         if self._vote_share and "_pool" not in vars(self):
-            self._pool = self._make_pool(next(self.net_.module_.parameters()).device)
+            self._pool = self._make_pool(self._device)
 
     def _make_pool(self, device):
         """The memory of the rows that vote."""

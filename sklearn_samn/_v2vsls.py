@@ -873,8 +873,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         )
 
     def _predict(self, Z):
-        module = self.net_.module_
-        z = self._tensor(Z, next(module.parameters()).device)
+        z, module = self._tensor(Z, self._device), self.net_.module_
         return _training.predict_batches(module, z.__getitem__, len(Z), BLOCK_ROWS)
 
     def _scores(self, rows, code):
@@ -882,11 +881,12 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         if not len(rows):
             return np.empty(0)
         module = self.net_.module_
-        device = next(module.parameters()).device
 
         def tensor(some):
-            Z = _tables.take_rows(rows, some)
-            return self._tensor(_preprocessing.transform(self.preprocessor_, Z), device)
+            Z = _preprocessing.transform(
+                self.preprocessor_, _tables.take_rows(rows, some)
+            )
+            return self._tensor(Z, self._device)
 
         return _training.predict_batches(
             lambda x: module.label_probs(x)[:, code],
