@@ -199,7 +199,8 @@ class NeuralMixin:
             )
             raise ValueError(
                 f"warm_start=True and partial_fit continue from the fitted network, "
-                f"whose shape does not fit the present data and parameters: {changes}. "
+                f"whose shape does not fit the present data and parameters: "
+                f"{changes or 'another network of yours, or other columns'}. "
                 f"Set them back, or begin anew: fit with warm_start=False."
             ) from error
 

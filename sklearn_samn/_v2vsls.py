@@ -346,7 +346,9 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     }
 
     def _check_X_y(self, X, y, accept_sparse=("csr", "csc")):
-        if hasattr(y, "array") and not isinstance(y.dtype, np.dtype):
+        if hasattr(y, "iloc") and y.ndim == 2 and y.shape[1] == 1:
+            y = y.iloc[:, 0]
+        if not isinstance(getattr(y, "dtype", np.dtype(object)), np.dtype):
             # scikit-learn would make floats of truth values and of large integers.
             y = np.asarray(y)
         y, binarize_y = check_target_type(y, indicate_one_vs_all=True)

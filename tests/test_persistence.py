@@ -448,3 +448,18 @@ def test_a_network_of_the_users_may_change_after_the_fit():
     network[1] = nn.Tanh()
     network.append(nn.Linear(8, 8))
     assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(X), expected)
+
+
+# Those of torch itself when it compiles.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [SAMNClassifier, KNNSeq2SeqClassifier, V2VSLS])
+def test_a_compiled_network(kind):
+    X, y = make_classification(100, weights=[0.8], random_state=0)
+    compiled = {"compile": True, "compile__backend": "eager"}
+    model = kind(max_epochs=1, random_state=0, skorch_params=compiled)
+    model.fit_resample(X, y) if kind is V2VSLS else model.fit(X, y)
+    twin = pickle.loads(pickle.dumps(model))
+    if kind is V2VSLS:
+        assert_array_equal(*(m.sample(5, random_state=0)[0] for m in (model, twin)))
+    else:
+        assert_array_equal(twin.predict_proba(X), model.predict_proba(X))

@@ -1,7 +1,7 @@
 """Batches, schedule, seeds, devices and callbacks of the one training loop."""
 
 import threading
-from types import SimpleNamespace
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -1147,7 +1147,22 @@ def test_gradients_are_cut(monkeypatch):
     assert max(lengths) > 1
 
 
-def test_weights_of_a_compiled_module_are_its_own():
-    # torch.compile wraps it so, with warnings of its own.
-    net = SimpleNamespace(module_=SimpleNamespace(_orig_mod=nn.Linear(2, 3)))
-    assert list(weights_to_numpy(net)) == ["weight", "bias"]
+def test_an_error_before_the_first_epoch_is_not_hidden(monkeypatch):
+    @contextmanager
+    def no_memory(net):
+        raise RuntimeError("CUDA out of memory")
+        yield
+
+    monkeypatch.setattr(training, "can_record", lambda net, n_steps: True)
+    monkeypatch.setattr(training, "recorded_steps", no_memory)
+    X, y = make_classification(60, random_state=0)
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):
+        MemNetKNNClassifier(early_stopping=True).fit(X, y)
+
+
+def test_a_callback_of_the_users_beside_that_of_the_best_weights():
+    X, y = make_classification(60, random_state=0)
+    stopping = EarlyStopping(monitor="train_loss")
+    callbacks = [("best_weights", Callback()), ("early_stopping", stopping)]
+    params = {"max_epochs": 2, "early_stopping": True}
+    MemNetKNNClassifier(**params, skorch_params={"callbacks": callbacks}).fit(X, y)

@@ -578,6 +578,8 @@ def test_labels_of_any_dtype_stay_what_they_are(labels):
     assert y_new.dtype == labels.dtype
     assert y_new.value_counts().to_dict() == dict.fromkeys(labels, 60)
     assert set(y_new[80:]) == set(sampler.sample(2)[1]) == {labels[1]}
+    for others in (labels.take(y).array, labels.take(y).to_frame()):
+        assert resampled(X, others)[0].classes_.tolist() == labels.tolist()
 
 
 def test_a_misspelt_parameter_beside_out():

@@ -5,12 +5,22 @@ import os
 from contextlib import suppress
 
 import torch
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, EarlyStopping
+from skorch.utils import noop
 
 from .processes import rank
 
-# The callback that keeps the best weights, by name: users may bring one of its kind.
-BEST_WEIGHTS = "best_weights"
+
+class BestWeights(EarlyStopping):
+    """Stops after ``patience`` epochs without a better hold-out loss, and goes back."""
+
+    def __init__(self, patience):
+        super().__init__(patience=patience, threshold=0, sink=noop, load_best=True)
+
+    def on_train_end(self, net, **kwargs):
+        """Put the best weights back, if there was an epoch."""
+        if net.history:
+            super().on_train_end(net, **kwargs)
 
 
 class Checkpoint(Callback):
@@ -105,7 +115,7 @@ def _cuda_rng_state(device):
 
 
 def _best_weights(net):
-    return [found for name, found in net.callbacks_ if name == BEST_WEIGHTS]
+    return [found for _, found in net.callbacks_ if isinstance(found, BestWeights)]
 
 
 def check_writable(path):

@@ -123,8 +123,7 @@ def wrap(module, device):
 
 def weights_to_numpy(net):
     """The module's state as a dict of arrays."""
-    # skorch's compile=True wraps the module.
-    state = getattr(net.module_, "_orig_mod", net.module_).state_dict()
+    state = net.module_.state_dict()
     return {name: value.detach().cpu().numpy().copy() for name, value in state.items()}
 
 

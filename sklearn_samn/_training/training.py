@@ -5,15 +5,14 @@ from contextlib import nullcontext
 from copy import deepcopy
 
 import torch
-from skorch.callbacks import Callback, EarlyStopping, GradientNormClipping, PrintLog
+from skorch.callbacks import Callback, GradientNormClipping, PrintLog
 from skorch.helper import predefined_split
-from skorch.utils import noop
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm  # comes with skorch
 
 from .batches import SlicedBatches
-from .checkpoint import BEST_WEIGHTS
+from .checkpoint import BestWeights
 from .net import Net, StopTraining, diverged
 from .processes import count_processes, rank, unite
 from .recording import can_record, recorded_steps, training_stream
@@ -151,6 +150,8 @@ def train(
     _run_epochs(net, dataset, recording, training_stream(device))
     if n_processes > 1:
         unite(net)
+    # skorch's compile=True wraps it.
+    net.module_ = getattr(net.module_, "_orig_mod", net.module_)
     net.module_.eval()
     if not all(value.isfinite().all() for value in net.module_.state_dict().values()):
         raise diverged(net.lr, "a weight is not finite")
@@ -231,10 +232,7 @@ def _callbacks(verbose, patience, checkpoint, max_grad_norm, users):
     if max_grad_norm is not None:
         callbacks.append(GradientNormClipping(max_grad_norm))
     if patience is not None:
-        stopping = EarlyStopping(
-            patience=patience, threshold=0, sink=noop, load_best=True
-        )
-        callbacks.append((BEST_WEIGHTS, stopping))
+        callbacks.append(BestWeights(patience))
     if checkpoint is not None:
         # After the best weights, which it writes, before the bar, which it moves.
         callbacks.append(checkpoint)
