@@ -198,12 +198,10 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         # The same rows whatever the seed: what training draws must not depend on them.
         row = np.random.default_rng(0).permutation(len(pool.rows))[:MAX_TUNING]
         row = torch.from_numpy(row)
-        x, labels, weight = pool.entries[0, row], pool.labels[row], pool.bias()[row]
+        x, labels, weight = pool.entries[0, row], pool.labels[row], pool.weight()[row]
         # All copies of a row left out: those that were made know its label.
         share = torch.ones_like(weight)
-        best = pool.best_temperature(
-            x, labels, (weight - weight.max()).exp(), row, share, N_VOTERS
-        )
+        best = pool.best_temperature(x, labels, weight, row, share, N_VOTERS)
         return min(best**0.5, highest_temperature(n_rows))
 
     def _neighbor_share(self, n_rows):

@@ -425,8 +425,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         """
         # Not in the signature, where scikit-learn would take it for metadata of rows.
         out = params.pop("out", None)
-        if out is not None and not params:
-            return self._fit_resample_into(out, X, y)
+        if out is not None:
+            return self._fit_resample_into(out, X, y, **params)
         if _blocks.is_lazy(X):
             raise ValueError(
                 f"{type(X).__name__} holds rows that are read by block: say by out= "

@@ -1164,5 +1164,9 @@ def test_a_callback_of_the_users_beside_that_of_the_best_weights():
     X, y = make_classification(60, random_state=0)
     stopping = EarlyStopping(monitor="train_loss")
     callbacks = [("best_weights", Callback()), ("early_stopping", stopping)]
-    params = {"max_epochs": 2, "early_stopping": True}
-    MemNetKNNClassifier(**params, skorch_params={"callbacks": callbacks}).fit(X, y)
+    params = {"max_epochs": 2, "early_stopping": True, "random_state": 0}
+    plain = MemNetKNNClassifier(**params).fit(X, y)
+    model = MemNetKNNClassifier(**params, skorch_params={"callbacks": callbacks})
+    assert model.fit(X, y).validation_scores_ == plain.validation_scores_
+    assert dict(model.net_.callbacks_)["best_weights"] is callbacks[0][1]
+    assert stopping.misses_ == 0

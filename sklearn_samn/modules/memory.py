@@ -473,9 +473,13 @@ class NeighborMemory(SampleMemory):
         return ~(x * self.scale).square().sum(1).isfinite()
 
     def _prior(self):
-        bias = self.bias()
-        weight = (bias - bias.max()).exp()
+        weight = self.weight()
         return weight @ self.labels / weight.sum()
+
+    def weight(self):
+        """Weight of each entry, the largest being 1."""
+        bias = self.bias()
+        return (bias - bias.max()).exp()
 
 
 def _nearness(distances):
