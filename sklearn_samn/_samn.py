@@ -50,7 +50,14 @@ LOOKING_WEIGHTS = 2**16
 TINY = 1e-30
 # Arguments of the network that may be others when training goes on (warm_start,
 # partial_fit).
-CHANGING = ("memory_size", "pool_size", "neighbor_weight", "label_temperature")
+CHANGING = {
+    "dropout",
+    "label_temperature",
+    "learn_waves",
+    "memory_size",
+    "neighbor_weight",
+    "pool_size",
+}
 # Training rows whose attention tells which entries matter.
 MAX_LOOKING = 1024
 # Training rows from which on the vote is tuned, and by how many of them.
@@ -667,10 +674,7 @@ class SAMNClassifier(BaseNeuralClassifier):
                 stored[name][room] = old[room]
             if name.endswith(".rows") and len(old) != len(new):
                 stored[f"{memory}.next"] = np.array(len(old) % max(len(new), 1))
-        changing = {*CHANGING, "learn_waves"}
-        if before["dropout"] and self._module_args["dropout"]:
-            changing.add("dropout")
-        before = {k: v for k, v in before.items() if k not in changing}
+        before = {k: v for k, v in before.items() if k not in CHANGING}
         super()._load_previous(module, {**weights, **stored}, before)
 
     def _make_criterion(self):

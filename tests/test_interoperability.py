@@ -809,6 +809,17 @@ def test_warm_start_on_a_part_of_the_weighted_classes(classifier):
     assert model.classes_.tolist() == [0, 1]
 
 
+@each_classifier
+def test_warm_start_with_another_dropout(classifier):
+    X, y = separable()
+    model = clone(classifier).set_params(warm_start=True, dropout=0.0).fit(X, y)
+    last = model.loss_curve_[-1]
+    model.set_params(dropout=0.2).fit(X, y)
+    # It goes on: the loss is nearer to the last than to the first.
+    after = model.loss_curve_[model.max_epochs]
+    assert abs(after - last) < abs(after - model.loss_curve_[0])
+
+
 def test_what_auto_makes_of_a_chunk_is_not_blamed():
     X, y = separable()
     model = SAMNClassifier(max_epochs=1).fit(X, y).set_params(embedding_size=5)

@@ -445,7 +445,7 @@ class FeatureExtractor(nn.Sequential):
             if batch_norm:
                 layers.append(norm(n_out))
             layers.append(ACTIVATIONS[one_of("activation", activation, ACTIVATIONS)]())
-            if dropout:
-                layers.append(Dropout(dropout))
+            # Also of zero: the weights have the same names whatever it is.
+            layers.append(Dropout(dropout))
         super().__init__(*layers)
         self.out_features = sizes[-1]
