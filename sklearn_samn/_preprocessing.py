@@ -19,7 +19,7 @@ MAX_ONE_HOT = 64
 MIN_QUANTILE_ROWS = 2_000
 
 
-def make_preprocessor(X, y, categorical, scaling, dtype, seed):
+def make_preprocessor(X, y, categorical, scaling, dtype, seed, within_reach=()):
     """An unfitted transformer from a table to the matrix that a network sees.
 
     Parameters
@@ -37,6 +37,8 @@ def make_preprocessor(X, y, categorical, scaling, dtype, seed):
         Of the matrix.
     seed : int
         Of quantiles and of cross-fitting.
+    within_reach : sequence of int, default=()
+        Codes of classes whose numbers are to be scaled back.
 
     Returns
     -------
@@ -45,7 +47,9 @@ def make_preprocessor(X, y, categorical, scaling, dtype, seed):
     """
     if scaling == "auto":
         scaling = "quantile" if len(y) >= MIN_QUANTILE_ROWS else "robust"
-    scaler = NumericScaler(scaling=scaling, dtype=dtype, random_state=seed)
+    scaler = NumericScaler(
+        scaling=scaling, dtype=dtype, random_state=seed, within_reach=within_reach
+    )
     numeric, one_hot, target = _kinds(X, categorical)
     # Where all are numbers they are not copied.
     numbers = as_numbers(X if categorical is None else take_columns(X, numeric))
@@ -138,7 +142,7 @@ def transform_again(preprocessor, X, y, seed):
     columns = next(c for name, _, c in preprocessor.transformers_ if name == "target")
     rows = levels.transform(take_columns(X, columns))
     encoded = fit_transform(_target_encoder(y, seed), rows, y)
-    Z[:, preprocessor.output_indices_["target"]] = scaler.transform(encoded)
+    Z[:, encoded_by_target(preprocessor)] = scaler.transform(encoded)
     return Z
 
 
@@ -153,6 +157,11 @@ def count_numeric(preprocessor):
         return preprocessor.n_features_in_
     columns = preprocessor.output_indices_.get("numeric", slice(0, 0))
     return columns.stop - columns.start
+
+
+def encoded_by_target(preprocessor):
+    """Which columns of the matrix are levels encoded by their targets, a slice."""
+    return getattr(preprocessor, "output_indices_", {}).get("target", slice(0, 0))
 
 
 def in_units(preprocessor, Z):

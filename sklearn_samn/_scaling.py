@@ -35,11 +35,16 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Of the result.
     random_state : int, RandomState instance or None, default=None
         Draws the rows for the quantiles of a long table.
+    within_reach : sequence of labels, default=()
+        Classes half of whose rows are to be within three scales of the centre of each
+        column, for what is scaled further out cannot be scaled back: the scale is wider
+        where they are not. Needs ``y`` in ``fit``.
 
     Attributes
     ----------
     center_, scale_ : ndarray of shape (n_features,)
-        Median and interquartile range of each column.
+        Median and interquartile range of each column, the latter as ``within_reach``
+        widens it.
     curved_ : ndarray of bool of shape (n_features,)
         Columns that go by quantiles.
     quantiles_ : QuantileTransformer or None
@@ -55,10 +60,13 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     [[-0.949], [0.0], [0.949], [0.0]]
     """
 
-    def __init__(self, scaling="robust", dtype="float32", random_state=None):
+    def __init__(
+        self, scaling="robust", dtype="float32", random_state=None, within_reach=()
+    ):
         self.scaling = scaling
         self.dtype = dtype
         self.random_state = random_state
+        self.within_reach = within_reach
 
     def fit(self, X, y=None):
         """Take medians, ranges and quantiles.
@@ -67,8 +75,8 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ----------
         X : array-like of shape (n_samples, n_features)
             Rows; NaN where a value is missing.
-        y : None
-            Not used.
+        y : array-like of shape (n_samples,), default=None
+            Their labels, for ``within_reach``.
 
         Returns
         -------
@@ -78,6 +86,9 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X = as_numbers(X)
         self.n_features_in_ = X.shape[1]
         self.center_, self.scale_ = robust_statistics(X)
+        for label in self.within_reach:
+            reach = _median_distances(X[y == label], self.center_) / CLIP
+            self.scale_ = np.maximum(self.scale_, reach)
         self.curved_ = np.zeros(X.shape[1], dtype=bool)
         if self.scaling == "quantile":
             self.curved_ = ~_has_two_values(X)
@@ -303,12 +314,19 @@ def _statistics_of_columns(X):
     with np.errstate(over="ignore"):
         scale = np.minimum(2 * (high - low), np.finfo(float).max)
     # What is below it may count as zero in the threads of torch.
-    tiny = np.finfo(float).tiny
+    tiny = np.finfo(X.dtype).tiny
     tied = scale < tiny
     pairs = zip(columns[tied], center[tied], strict=True)
     scale[tied] = [_distance_from_center(*pair) for pair in pairs]
     scale[scale < tiny] = 1.0
     return 2 * center, scale
+
+
+def _median_distances(X, center):
+    """Median distance of the rows from the centre of each column."""
+    with np.errstate(over="ignore"):
+        distances = np.minimum(np.abs(X - center), np.finfo(float).max)
+    return robust_statistics(distances)[0]
 
 
 def _distance_from_center(column, center):

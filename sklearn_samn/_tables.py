@@ -300,7 +300,8 @@ def within(limits, numbers):
     """Numbers within what was observed, whole where only such were."""
     low, high, whole = limits
     numbers = np.clip(numbers, low, high)
-    numbers[:, whole] = np.rint(numbers[:, whole])
+    # Adding zero: -0.0 would be another spelling of 0.
+    numbers[:, whole] = np.rint(numbers[:, whole]) + 0.0
     return numbers
 
 
@@ -357,11 +358,18 @@ def _like(column, numbers, kept):
         new = column.copy()
         known = {type(value) for value in column[~kept] if not _is_missing(value)}
         as_type = known.pop() if len(known) == 1 else float
-        if issubclass(as_type, Integral) and not _is_whole(numbers[~kept]):
+        if as_type is str:
+            # As whole numbers are written: the level "11" is not to be "11.0".
+            as_type = _label
+        elif issubclass(as_type, Integral) and not _is_whole(numbers[~kept]):
             # Of other rows the values are no whole numbers.
             as_type = float
         new[~kept] = [as_type(number) for number in numbers[~kept].tolist()]
         return new
+    if column.dtype.type is str:
+        # A string dtype of pandas.
+        labels = [_label(number) for number in numbers.tolist()]
+        return type(column)(labels, dtype=column.dtype).mask(kept, column)
     numbers = _within_dtype(numbers, _numpy_dtype(column.dtype))
     if hasattr(column, "iloc"):
         return type(column)(numbers).astype(column.dtype).mask(kept, column)

@@ -19,6 +19,7 @@ from . import _blocks, _neighbors, _preprocessing, _tables, _training
 from ._base import NeuralMixin, stratified_holdout
 from ._validation import (
     check_one_kind,
+    plain_labels,
     unchanged_on_failure,
     validate_blocks,
     validate_finite,
@@ -46,7 +47,8 @@ NOTHING_LEARNED = (
 # Attributes: what a call learned, and the account of the rows it made.
 LEARNED = (
     *("_net", "_weights", "n_iter_", "history_", "loss_curve_", "validation_scores_"),
-    *("_module_args", "preprocessor_", "_rows", "_row_indices", "_links", "_limits"),
+    *("_module_args", "preprocessor_", "_rows", "_row_indices", "_Z", "_links"),
+    "_limits",
 )
 ACCOUNT = (
     *("parent_indices_", "neighbor_indices_", "decoder_steps_"),
@@ -221,8 +223,9 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     other class, 200 to 2,000, so that time grows with the rows of the small classes and
     with those asked for (times K and features), hardly with the large ones.
 
-    A class of fewer rows than ``k_neighbors + 1`` uses its rows as neighbours more than
-    once, with a warning; the rows made from a class of one row are copies of it, unless
+    Rows that are equal are one neighbour, and no neighbours of each other. A class of
+    fewer rows than ``k_neighbors + 1`` uses its rows as neighbours more than once, with
+    a warning; the rows made from a class of one row are copies of it, unless
     ``keep_ties=False``. With ``neighbors_of="all"`` the neighbours of such a class are
     of others.
 
@@ -348,10 +351,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     def _check_X_y(self, X, y, accept_sparse=("csr", "csc")):
         if hasattr(y, "iloc") and y.ndim == 2 and y.shape[1] == 1:
             y = y.iloc[:, 0]
-        if not isinstance(getattr(y, "dtype", np.dtype(object)), np.dtype):
-            # scikit-learn would make floats of truth values and of large integers.
-            y = np.asarray(y)
-        y, binarize_y = check_target_type(y, indicate_one_vs_all=True)
+        y, binarize_y = check_target_type(plain_labels(y), indicate_one_vs_all=True)
         mask = _tables.categorical_mask(X, self.categorical_features)
         array = mask is None and not _tables.is_frame(X)
         if array or sparse.issparse(X):
@@ -411,7 +411,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             The rows of X, unchanged and in order, then the synthetic ones, of the type
             of X; ``out`` where that is given.
         y_resampled : array-like of shape (n_samples_new,)
-            Their labels, of the type of y.
+            Their labels, of the type of y; an ndarray beside ``out``.
 
         Raises
         ------
@@ -540,17 +540,21 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         size = X.count_rows_in(_blocks.BUFFER_BYTES)
         size = min(size, _blocks.MAX_SAMPLE_ROWS, len(codes))
         sample = rng.choice(len(codes), size, replace=False)
-        members = []
+        members, some = [], []
         for code in range(len(self.classes_)):
             rows = np.flatnonzero(codes == code)
             size = min(len(rows), MAX_PARENTS if code in wanted else MAX_CONTEXT)
             members.append(rng.choice(rows, size, replace=False))
-        return np.sort(sample), np.sort(np.concatenate(members))
+            # Of all rows the sample may have none of a rare class.
+            some.append(members[-1][:MIN_CONTEXT])
+        sample = np.unique(np.concatenate([sample, *some]))
+        return sample, np.sort(np.concatenate(members))
 
     def _blocks_of(self, X, y, rng):
         """Rows of X with their labels, then synthetic ones."""
         for start, rows in X:
-            yield rows, y[start : start + len(rows)]
+            # A copy, as the rows are: the caller may shuffle both in place.
+            yield rows, y[start : start + len(rows)].copy()
         wanted = self._wanted()
         for made in self._generate(wanted, rng) if wanted else ():
             labels = self.classes_[[made.code]].repeat(len(made.rows))
@@ -609,6 +613,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     def sample(self, n_samples, y=None, random_state=None):
         """More synthetic rows, without another training and without an account.
 
+        With ``stop_when_exhausted`` fewer where candidates run out, with a warning.
+
         Parameters
         ----------
         n_samples : int, at least 1
@@ -663,7 +669,13 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         self._warn_of_small_classes(codes, wanted)
         seed = int(rng.integers(np.iinfo(np.int32).max))
         self.preprocessor_ = _preprocessing.make_preprocessor(
-            table, codes, self.is_categorical_, self.scaling, "float32", seed
+            table,
+            codes,
+            self.is_categorical_,
+            self.scaling,
+            "float32",
+            seed,
+            within_reach=list(wanted),
         )
         if scale_on is None:
             Z = _preprocessing.fit_transform(self.preprocessor_, table, codes)
@@ -677,6 +689,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         resampled = np.isin(codes[rows], list(wanted))
         self._row_indices = np.unique([rows[resampled], *sequences[resampled].T])
         self._rows = _tables.take_rows(table, self._row_indices)
+        # As the network saw them, encoded without their own labels.
+        self._Z = Z[self._row_indices]
         self._links = {
             code: self._link(Z, codes, rows, sequences, code) for code in wanted
         }
@@ -691,7 +705,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         members, neighbors = rows[of_class], sequences[of_class]
         near = neighbors
         if self.neighbors_of == "all":
-            near = self._nearest(Z, members)
+            near = self._nearest(Z, members, codes)
         return (
             np.searchsorted(self._row_indices, members),
             np.searchsorted(self._row_indices, neighbors),
@@ -733,7 +747,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
                     f"{self.k_neighbors}, n_samples = {len(Z)}; lower k_neighbors."
                 )
             rows = np.arange(len(Z))
-            return rows, self._nearest(Z, rows)
+            return rows, self._nearest(Z, rows, codes)
         largest = max(np.count_nonzero(codes == code) for code in wanted)
         n_context = min(max(largest, MIN_CONTEXT), MAX_CONTEXT)
         rows, sequences = [], []
@@ -742,19 +756,24 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             if code not in wanted and len(members) > n_context:
                 members = np.sort(rng.choice(members, n_context, replace=False))
             rows.append(members)
-            sequences.append(self._nearest(Z, members))
+            sequences.append(self._nearest(Z, members, codes))
         return np.concatenate(rows), np.concatenate(sequences)
 
-    def _nearest(self, Z, members):
-        """Indices of each member's nearest other members, repeated where too few."""
+    def _nearest(self, Z, members, codes):
+        """Indices of each member's nearest other members, repeated where too few.
+
+        Equal members are one.
+        """
+        first, position = _neighbors.distinct_rows(Z[members], codes[members])
+        members = members[first]
         if len(members) == 1:
-            return np.repeat(members[:, None], self.k_neighbors, axis=1)
+            return members.repeat(self.k_neighbors)[None][position]
         search = _neighbors.make_search("exact", Z[members], self.n_jobs)
         own = np.arange(len(members))
         found = _neighbors.nearest_of_few(
             search, Z[members], own, self.k_neighbors, len(members)
         )
-        return members[found]
+        return members[found][position]
 
     def _fit_network(self, Z, codes, rows, sequences, seed, rng):
         device = _training.resolve_device(self.device)
@@ -810,8 +829,6 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
 
     def _generate(self, wanted, rng):
         """Synthetic rows of each class of ``wanted``, block by block."""
-        # The rows that new ones are made from, as the network sees them and as numbers.
-        Z = _preprocessing.transform(self.preprocessor_, self._rows)
         numbers = self._numbers(self._rows).astype(float)
         bar = tqdm(
             total=sum(wanted.values()),
@@ -822,16 +839,16 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         )
         with bar:
             for code, n_new in wanted.items():
-                predicted = self._predict(Z[self._links[code][0]])
+                predicted = self._predict(self._Z[self._links[code][0]])
                 # The paper's rule needs all candidates at once; else what is in between
                 # would be several times the rows.
                 size = n_new if self.stop_when_exhausted else BLOCK_ROWS
                 for block in gen_batches(n_new, size):
                     n_rows = block.stop - block.start
-                    yield self._make_block(Z, numbers, predicted, code, n_rows, rng)
+                    yield self._make_block(numbers, predicted, code, n_rows, rng)
                     bar.update(n_rows)
 
-    def _make_block(self, Z, numbers, predicted, code, n_new, rng):
+    def _make_block(self, numbers, predicted, code, n_new, rng):
         """Rows of a class from what is predicted for each of its rows."""
         log_probs, vectors = predicted
         members, sequences, donors = self._links[code]
@@ -839,8 +856,8 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         n_drawn = ceil(SURPLUS * n_new) if rejects else n_new
         drawn, steps = self._draw(log_probs, code, n_drawn, rng)
         donors = donors[drawn, rng.integers(donors.shape[1], size=len(drawn))]
-        rows = self._make_rows(Z, numbers, vectors, code, drawn, steps, donors, rng)
-        scores = self._scores(rows, code)
+        rows = self._make_rows(numbers, vectors, code, drawn, steps, donors, rng)
+        scores = self._scores(rows, members[drawn], code)
         real = np.exp(log_probs[:, :, code]).mean(axis=1)
         kept = _accepted(scores, np.quantile(real, self.rejection), n_new)
         drawn, steps = drawn[kept], steps[kept]
@@ -854,13 +871,13 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
             scores[kept],
         )
 
-    def _make_rows(self, Z, numbers, vectors, code, drawn, steps, donors, rng):
+    def _make_rows(self, numbers, vectors, code, drawn, steps, donors, rng):
         """A row each from a predicted vector and a donor's residual."""
         members, sequences, _ = self._links[code]
         parents, neighbors = members[drawn], sequences[drawn, steps]
         n_numbers = numbers.shape[1]
         new = vectors[drawn, steps, :n_numbers]
-        real = Z[sequences[donors, steps], :n_numbers]
+        real = self._Z[sequences[donors, steps], :n_numbers]
         # Of random length: else a class of n rows could have n K (K + 1) new ones, and
         # a row that is its own donor would be a copy of its neighbour.
         scale = self.residual_scale * rng.uniform(0, 2, size=(len(drawn), 1))
@@ -878,16 +895,19 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         z, module = self._tensor(Z, self._device), self.net_.module_
         return _training.predict_batches(module, z.__getitem__, len(Z), BLOCK_ROWS)
 
-    def _scores(self, rows, code):
+    def _scores(self, rows, parents, code):
         """How sure the network is of the class of each row's neighbours."""
         if not len(rows):
             return np.empty(0)
         module = self.net_.module_
+        by_target = _preprocessing.encoded_by_target(self.preprocessor_)
 
         def tensor(some):
             Z = _preprocessing.transform(
                 self.preprocessor_, _tables.take_rows(rows, some)
             )
+            # The encoder knows the class that most of these levels came from.
+            Z[:, by_target] = self._Z[parents[some], by_target]
             return self._tensor(Z, self._device)
 
         return _training.predict_batches(

@@ -211,7 +211,7 @@ def validate_blocks(estimator, X, y, *, reset):
     header = X.named(np.empty((0, X.shape[1])))
     validate_data(estimator, header, y, reset=reset, skip_check_array=True)
     check_one_kind(y)
-    y = column_or_1d(y, warn=True)
+    y = column_or_1d(plain_labels(y), warn=True)
     check_consistent_length(X, y)
     assert_all_finite(y, input_name="y")
     check_classification_targets(y)
@@ -251,6 +251,15 @@ def _is_hashable(value):
     except TypeError:
         return False
     return True
+
+
+def plain_labels(y):
+    """Labels of a nullable dtype as an array, all others as they are.
+
+    scikit-learn would make floats of truth values and of large integers.
+    """
+    dtype = getattr(y, "dtype", np.dtype(object))
+    return y if isinstance(dtype, np.dtype) else np.asarray(y)
 
 
 def check_one_kind(y):

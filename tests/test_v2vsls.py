@@ -647,3 +647,118 @@ def test_another_default_dtype_of_torch():
     assert np.isfinite(found).all()
     assert len(set(np.unique(labels, return_counts=True)[1])) == 1
     assert {p.dtype for p in sampler.net_.module_.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("scaling", ["robust", "quantile", None])
+@pytest.mark.parametrize("far_out", ["shifted", "long-tailed", "mostly zero"])
+def test_a_class_far_out_in_a_column_gets_rows_out_there(far_out, scaling):
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], [2000, 100])
+    common, rare = {
+        "shifted": (rng.normal(size=2000), rng.normal(1000, 100, 100)),
+        "long-tailed": (rng.lognormal(3, 1, 2000), rng.lognormal(9, 0.5, 100)),
+        "mostly zero": (
+            rng.lognormal(size=2000) * (rng.random(2000) < 0.1),
+            rng.normal(10_000, 1000, 100),
+        ),
+    }[far_out]
+    # Without scaling the steps have to be small.
+    common, rare = (a / (rare.max() if scaling is None else 1) for a in (common, rare))
+    X = np.column_stack([np.r_[common, rare], rng.normal(size=2100) + y])
+    new = V2VSLS(scaling=scaling, random_state=0).fit_resample(X, y)[0][2100:, 0]
+    low, middle, high = np.quantile(rare, [0.25, 0.5, 0.75])
+    assert low < np.median(new) < high
+    assert abs(np.median(new) - middle) < high - low
+    assert 0.2 * (high - low) < np.subtract(*np.quantile(new, [0.75, 0.25]))
+
+
+def test_a_rare_class_that_the_sample_by_block_misses_is_scaled_by(monkeypatch):
+    monkeypatch.setattr("sklearn_samn._blocks.MAX_SAMPLE_ROWS", 100)
+    rng = np.random.default_rng(0)
+    X, y = np.zeros((20_000, 2)), np.zeros(20_000, dtype=int)
+    X[:, 0] = rng.normal(size=len(X))
+    X[[5, 9000, 12_000, 18_000], 1] = [900, 1000, 1100, 1200]
+    y[[5, 9000, 12_000, 18_000]] = 1
+    sampler = V2VSLS(
+        sampling_strategy={1: 104}, k_neighbors=3, random_state=0, max_epochs=2
+    )
+    blocks = [rows for rows, _ in sampler.resample_blocks(X, y)]
+    new = np.concatenate(blocks)[len(X) :, 1]
+    # Scaled by what the others have there, they would be within 70.
+    assert new.min() > 500
+
+
+def test_the_blocks_of_labels_are_copies():
+    X, y = numbers()
+    before = y.copy()
+    for _, labels in clone(SAMPLER).resample_blocks(X, y):
+        labels[:] = 7
+    assert_array_equal(y, before)
+
+
+def test_levels_that_name_a_row_do_not_tell_its_class():
+    X, y = numbers((900, 100))
+    names = np.random.default_rng(0).permutation(len(y)).astype(str)
+    numeric = pd.DataFrame(X, columns=list("abcd"))
+    named = numeric.assign(name=names)
+    sampler, X_new, _ = resampled(named, y, max_epochs=10)
+    without, X_without, _ = resampled(numeric, y, max_epochs=10)
+    # What is the same for all in training must be the same for the rows that are made.
+    scores = sampler.acceptance_scores_.mean()
+    assert scores > without.acceptance_scores_.mean() - 0.05
+    spread, wanted = (new.iloc[len(y) :, 0].std() for new in (X_new, X_without))
+    assert abs(spread - wanted) < 0.2 * wanted
+
+
+def test_copies_of_a_row_are_no_neighbours_of_it():
+    X, y = numbers((200, 10))
+    X, y = np.r_[X, np.repeat(X[200:], 6, axis=0)], np.r_[y, np.ones(60, dtype=int)]
+    sampler, X_new, _ = resampled(X, y)
+    parents, neighbors = sampler.parent_indices_, sampler.neighbor_indices_
+    assert (X[parents] != X[neighbors]).any(axis=1).all()
+    assert (X_new[len(X) :] != X[parents]).any(axis=1).all()
+
+
+def test_a_class_of_copies_of_one_row():
+    X, y = numbers((60, 1))
+    X, y = np.r_[X, X[60:].repeat(7, axis=0)], np.r_[y, np.ones(7, dtype=int)]
+    _, X_new, y_new = resampled(X, y)
+    assert (y_new == 1).sum() == 60
+    assert_array_equal(X_new[y_new == 1], X[60:61].repeat(60, axis=0))
+
+
+@pytest.mark.parametrize("dtype", [object, "str", "string"])
+def test_numbers_in_strings_keep_their_spelling(dtype):
+    X, y = numbers()
+    codes = np.random.default_rng(0).choice(["10", "11", "12"], len(y))
+    table = pd.DataFrame({"a": X[:, 0], "code": pd.Series(codes, dtype=dtype)})
+    _, X_new, _ = resampled(table, y, categorical_features=None)
+    assert set(X_new["code"]) == {"10", "11", "12"}
+    assert X_new["code"].dtype == table["code"].dtype
+
+
+def test_no_negative_zero():
+    X, y = numbers()
+    X[:, 0] = np.random.default_rng(0).choice([-1.0, 0, 1], len(y))
+    _, X_new, _ = resampled(X, y)
+    made = X_new[len(y) :, 0]
+    assert (made == 0).any() and not np.signbit(made[made == 0]).any()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pd.array([False, True], dtype="boolean"),
+        pd.array([2**60, 2**60 + 1], dtype="Int64"),
+    ],
+    ids=["boolean", "Int64"],
+)
+def test_nullable_labels_by_block(labels):
+    X, codes = numbers()
+    y = pd.Series(labels[codes])
+    out = np.empty((120, 4))
+    sampler = clone(SAMPLER)
+    y_new = sampler.fit_resample(X, y, out=out)[1]
+    assert sampler.classes_.tolist() == labels.tolist()
+    assert y_new[:80].tolist() == y.tolist()
+    assert y_new[80:].tolist() == [labels[1]] * 40
