@@ -135,7 +135,7 @@ class Blocks:
             ) from error
         return DataFrame(rows, columns=self.columns)
 
-    def count_in(self, n_bytes, n_beside):
+    def count_blocks_in(self, n_bytes, n_beside):
         """How many blocks make about so many bytes, one at the least."""
         n_rows = self.count_rows_in(n_bytes, n_beside)
         return max(n_rows * len(self) // self.shape[0], 1)
@@ -375,10 +375,19 @@ def check_out(out, shape, values, X):
     X : array-like or None
         The rows, if they are read while the results are written.
     """
-    if not isinstance(getattr(out, "dtype", None), np.dtype):
+    try:
+        has_shape, dtype = out.shape, out.dtype
+    except AttributeError:
+        dtype = None
+    except Exception as error:
+        raise ValueError(
+            f"out, a {type(out).__name__}, cannot be looked at: {error}. Is its file "
+            f"closed?"
+        ) from error
+    if not isinstance(dtype, np.dtype):
         raise ValueError(f"out is a {type(out).__name__}, but must be an array.")
-    if out.shape != shape:
-        raise ValueError(f"out has the shape {out.shape}, but needs {shape}.")
+    if has_shape != shape:
+        raise ValueError(f"out has the shape {has_shape}, but needs {shape}.")
     if _is_read_only(out):
         raise ValueError("out is read-only: open it for writing.")
     if _is_ahead_of(out, X):
@@ -412,24 +421,44 @@ def _is_ahead_of(out, X):
     if not isinstance(out, np.ndarray) or not isinstance(X, np.ndarray):
         return False
     ahead = out.ctypes.data > X.ctypes.data or out.strides[0] > X.strides[0]
+    # Nor may a row of results reach into the next of X.
+    ahead |= out[:1].size > 0 and _span(out[:1])[1] > X.strides[0]
     return ahead and np.shares_memory(out, X)
+
+
+def _span(array):
+    """From the first element, the bytes to the lowest address and beyond the highest.
+
+    Examples
+    --------
+    >>> _span(np.zeros((4, 2))[:3]), _span(np.zeros(4)[::-1])
+    ((0, 48), (-24, 8))
+    """
+    steps = [(n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)]
+    low, high = sum(s for s in steps if s < 0), sum(s for s in steps if s > 0)
+    return low, high + array.itemsize
 
 
 def _reserve(out):
     """Claim the disk space of a mapped file: a full disk would kill the process."""
     mapped = isinstance(out, np.memmap) and out.filename and out.mode != "c"
-    if not mapped or not hasattr(os, "posix_fallocate"):
+    if not mapped or not out.size or not hasattr(os, "posix_fallocate"):
         return
+    # A slice has the offset of the whole.
+    mapping = np.frombuffer(out._mmap, np.uint8).ctypes.data
+    mapping -= out.offset - out.offset % mmap.ALLOCATIONGRANULARITY
+    low, high = _span(out)
+    start, n_bytes = out.ctypes.data - mapping + low, high - low
     try:
         with open(out.filename, "r+b") as file:
             # A shorter one is not the mapped one, but has its name by now.
-            if os.fstat(file.fileno()).st_size >= out.offset + out.nbytes:
-                os.posix_fallocate(file.fileno(), out.offset, out.nbytes)
+            if os.fstat(file.fileno()).st_size >= start + n_bytes:
+                os.posix_fallocate(file.fileno(), start, n_bytes)
     except OSError as error:
         if error.errno not in NO_ROOM:
             return
         raise OSError(
-            f"There is no room for the {out.nbytes} bytes of out in {out.filename}: "
+            f"There is no room for the {n_bytes} bytes of out in {out.filename}: "
             f"{error}. Nothing is written."
         ) from error
 

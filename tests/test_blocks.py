@@ -122,8 +122,14 @@ def test_parts_of_two_dtypes_are_of_the_wider(tmp_path, rows):
 def test_how_many_blocks_make_a_buffer(rows):
     blocks = Blocks(rows, n_bytes=10 * 16)
     assert len(blocks) == 6
-    assert [blocks.count_in(n, 0) for n in (1, 160, 479, 480, 960)] == [1, 1, 2, 3, 6]
-    assert [blocks.count_in(480, n) for n in (4, 32, 1000)] == [2, 1, 1]
+    assert [blocks.count_blocks_in(n, 0) for n in (1, 160, 479, 480, 960)] == [
+        1,
+        1,
+        2,
+        3,
+        6,
+    ]
+    assert [blocks.count_blocks_in(480, n) for n in (4, 32, 1000)] == [2, 1, 1]
     assert blocks.count_rows_in(165) == 10
     assert blocks.count_rows_in(165, n_beside=17) == 5
     assert len(Blocks(rows, n_bytes=10 * 16, n_beside=16)) == 12
@@ -332,6 +338,44 @@ def test_an_array_in_the_memory_of_the_rows():
         check_out(whole, (8, 2), values, whole.view(np.float32).reshape(16, 2)[:8])
     # Other columns of one table.
     check_out(whole[:, 1:], (8, 1), values, whole[:, :1])
+    # Rows of out that lie across those of X.
+    with pytest.raises(ValueError, match="out lies in the memory of X"):
+        across = whole.ravel().reshape((8, 2), order="F")
+        check_out(across, (8, 2), values, whole)
+    check_out(whole[:0], (0, 2), values, whole[:0])
+
+
+@pytest.mark.parametrize(
+    ("part", "start", "n_bytes"),
+    [
+        (np.s_[900:], 900 * 16, 1600),
+        (np.s_[:100, 1], 8, 99 * 16 + 8),
+        (np.s_[99::-1], 0, 1600),
+    ],
+    ids=["last rows", "a column", "backwards"],
+)
+def test_room_is_made_where_a_slice_of_a_mapped_file_is(
+    part, start, n_bytes, tmp_path, monkeypatch
+):
+    """Not where the file begins: a full disk would kill the process."""
+    claimed = []
+    monkeypatch.setattr(
+        "os.posix_fallocate", lambda file, *span: claimed.append(span), raising=False
+    )
+    path = tmp_path / "out.npy"
+    whole = np.lib.format.open_memmap(path, "w+", dtype=float, shape=(1000, 2))
+    out = whole[part]
+    check_out(out, out.shape, np.array([0.5]), None)
+    assert claimed == [(whole.offset + start, n_bytes)]
+
+
+def test_an_out_whose_file_is_closed(tmp_path):
+    with h5py.File(tmp_path / "out.h5", "w") as file:
+        out = file.create_dataset("out", (4,), dtype=float)
+    with pytest.raises(
+        ValueError, match=r"out, a Dataset, cannot be .* Is its file cl"
+    ):
+        check_out(out, (4,), np.array([0.5]), None)
 
 
 def test_a_mapped_file_that_has_another_name_by_now(tmp_path):

@@ -740,6 +740,7 @@ def test_checkpoints_need_a_seed_and_a_folder(tmp_path):
     match = r"checkpoint=.* needs an int as random_state, .* and warm_start=False"
     refused(clone(model).set_params(random_state=None), X, y, match)
     refused(clone(model).set_params(warm_start=True), X, y, match)
+    refused(clone(model).set_params(checkpoint=""), X, y, "The folder of checkpoint=''")
     model.set_params(checkpoint=tmp_path / "no" / "a")
     refused(model, X, y, "The folder of checkpoint='.*' is not there")
 
