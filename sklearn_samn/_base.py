@@ -27,7 +27,7 @@ from ._validation import (
 MAX_AUTO_BATCH_SIZE = 256
 # Most rows that a GPU predicts at once.
 GPU_BATCH = 8192
-# The training rows where they come in chunks, of which there may be more.
+# The number of training rows in partial_fit: more may always come.
 UNBOUNDED = np.inf
 
 
@@ -73,7 +73,7 @@ def between_sizes(small, large, n_rows):
 
 
 def highest_temperature(n_rows):
-    """Of class probabilities: networks of few rows know them by heart."""
+    """Of class probabilities; higher for few rows, whose labels networks memorise."""
     return between_sizes(1.4, 1.0, n_rows)
 
 
@@ -247,7 +247,7 @@ class NeuralMixin:
             "skorch_params": self.skorch_params,
         }
 
-    def _keep(self, net, past=()):
+    def _keep(self, net, past):
         """Take over a trained net and its history, after ``past`` epochs."""
         self._net = net
         vars(self).pop("_weights", None)
@@ -258,10 +258,8 @@ class NeuralMixin:
         ]
         self.n_iter_ = len(self.history_)
         self.loss_curve_ = [record["train_loss"] for record in self.history_]
-        self.validation_scores_ = None
-        if "valid_loss" in records[-1]:
-            losses = (record.get("valid_loss") for record in self.history_)
-            self.validation_scores_ = [-loss for loss in losses if loss is not None]
+        losses = [r["valid_loss"] for r in self.history_ if "valid_loss" in r]
+        self.validation_scores_ = [-loss for loss in losses] or None
 
 
 class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
@@ -332,12 +330,10 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         seed = self._seed()
         rng = np.random.default_rng(seed)
         y = np.searchsorted(self.classes_, y)
-        look = partial(self._fit_preprocessor, seed=seed)
+        preprocess = self._transform_again if warm else self._fit_preprocessor
         if warm and chunk:
-            look = self._transform_chunk
-        elif warm:
-            look = partial(self._transform_again, seed=seed)
-        Z = self._preprocess(X, y, weight > 0, look)
+            preprocess = self._transform_chunk
+        Z = self._preprocess(X, y, weight > 0, partial(preprocess, seed=seed))
         train, valid = np.flatnonzero(weight > 0), None
         if self.early_stopping and not chunk:
             train, valid = stratified_holdout(y, train, self.validation_fraction, rng)
@@ -363,18 +359,18 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
         )
         return self
 
-    def _preprocess(self, X, y, used, look):
-        """What the network sees of the used rows; ``look`` makes it of rows and y."""
+    def _preprocess(self, X, y, used, preprocess):
+        """What the network sees of the used rows, by a function of rows and y."""
         if used.all():
-            return look(X, y)
+            return preprocess(X, y)
         rows = np.flatnonzero(used)
-        seen = look(_tables.take_rows(X, rows), y[rows])
+        seen = preprocess(_tables.take_rows(X, rows), y[rows])
         # Others keep their place, but nobody looks at them.
         Z = np.zeros((len(y), seen.shape[1]), dtype=seen.dtype)
         Z[rows] = seen
         return Z
 
-    def _transform_chunk(self, X, y):
+    def _transform_chunk(self, X, y, seed):
         return _preprocessing.transform(self.preprocessor_, X)
 
     def _transform_again(self, X, y, seed):

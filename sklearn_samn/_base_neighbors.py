@@ -30,11 +30,30 @@ MAX_TUNING = 512
 MAX_HOLDOUT_ROWS = 10_000
 
 
-class BaseNeighborClassifier(BaseNeuralClassifier):
+class NeighborSequenceMixin:
+    """Parameters and loss of a network that predicts a row's neighbours."""
+
+    _parameter_constraints = {
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "lam": [Interval(Real, 0, None, closed="left")],
+        "vector_reduction": [StrOptions({"mean", "sum"})],
+        "temperature": [Interval(Real, 0, None, closed="neither")],
+        "hidden_size": [Interval(Integral, 1, None, closed="left")],
+        "n_jobs": [Integral, None],
+    }
+
+    def _make_criterion(self):
+        return NeighborSequenceLoss(
+            alpha=self.alpha, lam=self.lam, vector_reduction=self.vector_reduction
+        )
+
+
+class BaseNeighborClassifier(NeighborSequenceMixin, BaseNeuralClassifier):
     """Template of the classifiers that learn to predict a row's neighbours."""
 
     _parameter_constraints = {
         **BaseNeuralClassifier._parameter_constraints,
+        **NeighborSequenceMixin._parameter_constraints,
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
         "neighbors": [
             StrOptions({"exact", "subsets"}),
@@ -42,15 +61,9 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         ],
         "n_subsets": [Interval(Integral, 1, None, closed="left")],
         "subset_size": [Interval(Integral, 1, None, closed="left")],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "lam": [Interval(Real, 0, None, closed="left")],
-        "vector_reduction": [StrOptions({"mean", "sum"})],
-        "temperature": [Interval(Real, 0, None, closed="neither")],
         "hidden_layer_sizes": ["array-like"],
         "activation": [StrOptions(set(ACTIVATIONS))],
-        "hidden_size": [Interval(Integral, 1, None, closed="left")],
         "neighbor_weight": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
-        "n_jobs": [Integral, None],
         "out_of_core": [StrOptions({"auto"}), "boolean"],
         "checkpoint": [str, os.PathLike, None],
     }
@@ -78,11 +91,6 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
 
     def _training_params(self, n_rows):
         return {**super()._training_params(n_rows), "data_parallel": True}
-
-    def _make_criterion(self):
-        return NeighborSequenceLoss(
-            alpha=self.alpha, lam=self.lam, vector_reduction=self.vector_reduction
-        )
 
     def _make_datasets(self, module, Z, y, weight, train, valid, rng, device):
         self._check_enough_rows(len(train))
@@ -210,7 +218,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
             return float(self.neighbor_weight)
         return VOTE_SHARE if n_rows <= MAX_VOTE_ROWS else 0.0
 
-    def _keep(self, net, past=()):
+    def _keep(self, net, past):
         super()._keep(net, past)
         vars(self).pop("_pool", None)
         if self._vote_share:
@@ -264,7 +272,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         if not (wanted or _training.in_parallel()):
             return None
         fingerprint = self._fingerprint(facts)
-        _training.check_agreement(fingerprint)
+        _training.check_agreement((fingerprint, self.checkpoint))
         return (
             _training.Checkpoint(self.checkpoint, fingerprint, rng) if wanted else None
         )
@@ -276,6 +284,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
             del params[name]
         # Each of several processes has a GPU of its own.
         params["device"] = str(params["device"]).partition(":")[0]
+        params["n_processes"] = _training.count_processes()
         # Objects without a repr of their own show their address.
         text = re.sub(r" at 0x[0-9a-f]+", "", repr([type(self), params]))
         digest = hashlib.sha256(text.encode())
@@ -329,8 +338,8 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         # Without it all weights follow from y, and would be as many bytes again.
         facts += [] if sample_weight is None else [weight]
         checkpoint = self._make_checkpoint(rng, *facts)
-        look = self._transform_again if warm else self._fit_preprocessor
-        Z = look(rows, y[sample], seed)
+        preprocess = self._transform_again if warm else self._fit_preprocessor
+        Z = preprocess(rows, y[sample], seed)
         self._fit_module(
             self._get_module_args(Z.shape[1], used.sum()),
             lambda module: self._make_block_datasets(
@@ -412,7 +421,7 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         dataset = _training.BufferDataset(
             n_rows,
             len(X),
-            X.count_in(_blocks.BUFFER_BYTES, self._bytes_beside_rows()),
+            X.count_blocks_in(_blocks.BUFFER_BYTES, self._bytes_beside_rows()),
             read,
             lambda *buffer: self._dataset(*buffer, *known, rng),
         )
@@ -469,6 +478,14 @@ class BaseNeighborClassifier(BaseNeuralClassifier):
         -------
         array-like of shape (n_samples,)
             ``out``: class labels.
+
+        Raises
+        ------
+        ValueError
+            If unscaled features are too large for the precision of the network, rows
+            that are read by block are not finite, or ``out`` cannot hold the result.
+        OSError
+            If ``out`` cannot be written.
         """
         check_is_fitted(self)
 

@@ -64,12 +64,13 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         paper's, for none. "auto" is 16 from 2,000 training rows on where there are up
         to 30 columns of numbers, else 0.
     neighbor_weight : "auto" or float in [0, 1), default="auto"
-        Share w of the 20 training rows that are nearest to a row, the nearer the more,
-        copies counted as one row of their weight: class probabilities are the network's
-        to the power 1 - w times the class shares of those rows to the power w, all to
-        the power 1 / sqrt(t), normalised. t is the temperature at which the votes of
-        the others on up to 512 training rows have the lowest cross-entropy; its root is
-        at most 1.4, falling to 1 from 800 to 4,000 rows. Takes no training.
+        Share w of a vote of training rows in the class probabilities, which are
+        (network^(1 - w) * vote^w)^(1 / sqrt(t)), normalised. The vote is the class
+        shares among the 20 different training rows nearest to a row, the nearer the
+        more; copies are one row, of their summed weight. t is the temperature at which
+        the votes of the others on up to 512 training rows have the lowest
+        cross-entropy; sqrt(t) is at most 1.4 for up to 800 training rows, falling to 1
+        for 4,000 and more. Nothing of it is trained, and with w = 0 there is no t.
         "auto" is 0.4 for up to 10,000 training rows and 0, the paper's, for more.
         ``predict_neighbors`` is the network alone.
     max_epochs : int, at least 1, default=20
@@ -80,8 +81,9 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         "one_cycle" climbs in a line to ``lr`` over the first tenth of the steps and
         falls to zero in a cosine; "constant" is the paper's.
     batch_size : "auto" or int, at least 1, default="auto"
-        Rows a step. "auto" is a power of two, about a sixteenth of the training rows,
-        within 16 and 256. More than there are rows is clipped with a warning.
+        Rows a step at most; an epoch is cut into equal batches, of two rows at least.
+        "auto" is a power of two, about a sixteenth of the training rows, within 16 and
+        256. More than there are rows is clipped with a warning.
     optimizer : {"adamw", "adam", "sgd"}, default="adamw"
         Optimizer, torch's fused version.
     max_grad_norm : float above 0 or None, default=10.0
@@ -124,16 +126,15 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         device and predicts there on the CPU, with a warning unless "auto".
     out_of_core : "auto" or bool, default="auto"
         Whether rows are read by block, never all at once, in ``fit`` and in prediction.
-        "auto": those that are in no array yet, which are an ``h5py.Dataset``, a
-        ``zarr.Array``, a ``dask.array.Array`` and a list of paths of .npy or .parquet
-        parts. True: also those of arrays, above all of a ``numpy.memmap``, which "auto"
-        takes for an array in memory, as joblib makes one of any large array. False
-        refuses what is no array. By block, ``fit`` takes finite numbers alone, scales
-        by a random sample of at most 100,000 rows (64 MiB), draws neighbours, memories
-        and the rows that vote from it, by Algorithm 1 (for ``neighbors="exact"``, too;
-        an object is refused), and holds out 10,000 rows at most. An epoch takes each
-        row once: blocks of about 1 MiB come in random order, and the rows of 64 MiB of
-        them are shuffled together.
+        "auto": rows that are not in memory yet: an ``h5py.Dataset``, ``zarr.Array`` or
+        ``dask.array.Array``, or a list of paths of .npy or .parquet files. True: any
+        array as well; a ``numpy.memmap`` needs it, since joblib makes one of every
+        large array. False refuses what is no array. By block, ``fit`` takes finite
+        numbers alone, scales by a random sample of at most 100,000 rows (64 MiB), draws
+        neighbours, memories and the rows that vote from it, by Algorithm 1 (for
+        ``neighbors="exact"``, too; an object is refused), and holds out 10,000 rows at
+        most. An epoch takes each row once: blocks of about 1 MiB come in random order,
+        and the rows of 64 MiB of them are shuffled together.
     checkpoint : path or None, default=None
         File that ``fit`` writes after each epoch, whole or not at all. If it is there
         already, ``fit`` goes on from it, on a CPU to the same bits as without the
@@ -142,12 +143,14 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         and no ``warm_start``; callbacks in ``skorch_params`` start anew. It is a
         pickle: use none that you do not trust.
     n_jobs : int or None, default=None
-        Processes of scikit-learn's neighbour search; None is one. torch trains on one
-        CPU thread, so that results do not depend on the machine's cores.
+        Parallel jobs of scikit-learn's neighbour search; None is one, save within
+        ``joblib.parallel_config``. torch trains on one CPU thread, so that results do
+        not depend on the machine's cores.
     random_state : int, RandomState instance or None, default=None
         Seeds the initial weights, the order of the rows, dropout, the memories, the
-        draws of subsets. With an int, the same call gives the same result to the bit on
-        a CPU; global random streams are left alone.
+        draws of subsets, the hold-out, and in preprocessing the rows for the quantiles
+        and the folds of the encoding by targets. With an int, the same call gives the
+        same result to the bit on a CPU; global random streams are left alone.
     verbose : int, default=0
         0 is silent, 1 shows a progress bar on stderr, 2 prints skorch's table of
         epochs.
@@ -180,9 +183,11 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
     loss_curve_ : list of float
         Training loss of each epoch.
     validation_scores_ : list of float or None
-        Minus the loss on the hold-out after each epoch that had one; None without.
+        Minus the loss on the hold-out after each epoch that had one; None where none
+        had.
     history_ : list of dict
-        One record an epoch: epoch, train_loss, valid_loss, dur (seconds).
+        One record an epoch: epoch, train_loss, dur (seconds) and, with a hold-out,
+        valid_loss.
 
     See Also
     --------

@@ -52,7 +52,7 @@ def _row_keys(columns):
     """A number of 64 bits for each row, equal for equal rows.
 
     Sorting these takes a tenth of the memory of sorting the rows; that two of a
-    million different rows share one has a probability of 1e-8.
+    million different rows share one has a probability of 3e-8.
     """
     keys = np.zeros(len(columns[0]), dtype=np.uint64)
     for column in columns:

@@ -17,6 +17,7 @@ from tqdm import tqdm  # comes with skorch
 
 from . import _blocks, _neighbors, _preprocessing, _tables, _training
 from ._base import NeuralMixin, stratified_holdout
+from ._base_neighbors import NeighborSequenceMixin
 from ._validation import (
     check_one_kind,
     plain_labels,
@@ -27,7 +28,7 @@ from ._validation import (
     warn_user,
     weights_by_class,
 )
-from .modules import NeighborSequenceLoss, Seq2SeqNetwork
+from .modules import Seq2SeqNetwork
 
 # Rows of each class that is not resampled which the network is shown.
 MIN_CONTEXT, MAX_CONTEXT = 200, 2000
@@ -56,7 +57,7 @@ ACCOUNT = (
 )
 
 
-class V2VSLS(NeuralMixin, BaseOverSampler):
+class V2VSLS(NeighborSequenceMixin, NeuralMixin, BaseOverSampler):
     """Oversample with a sequence-to-sequence network that predicts neighbours.
 
     Parameters
@@ -132,8 +133,9 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         "one_cycle" climbs in a line to ``lr`` over the first tenth of the steps and
         falls to zero in a cosine; "constant" is the paper's.
     batch_size : "auto" or int, at least 1, default="auto"
-        Rows a step. "auto" is a power of two, about a sixteenth of the training rows,
-        within 16 and 256. More than there are rows is clipped with a warning.
+        Rows a step at most; an epoch is cut into equal batches, of two rows at least.
+        "auto" is a power of two, about a sixteenth of the training rows, within 16 and
+        256. More than there are rows is clipped with a warning.
     optimizer : {"adamw", "adam", "sgd"}, default="adamw"
         Optimizer, torch's fused version.
     weight_decay : float, at least 0, default=0.01
@@ -155,8 +157,9 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         "mps". Resolved in ``fit_resample``. A fitted sampler loads on a machine without
         its device and makes rows there on the CPU, with a warning unless "auto".
     n_jobs : int or None, default=None
-        Processes of scikit-learn's neighbour search; None is one. torch trains on one
-        CPU thread, so that results do not depend on the machine's cores.
+        Parallel jobs of scikit-learn's neighbour search; None is one, save within
+        ``joblib.parallel_config``. torch trains on one CPU thread, so that results do
+        not depend on the machine's cores.
     random_state : int, RandomState instance or None, default=None
         Seeds the initial weights, the order of the rows, dropout, the draws. With an
         int, the same call gives the same result to the bit on a CPU; global random
@@ -204,9 +207,11 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     loss_curve_ : list of float
         Training loss of each epoch.
     validation_scores_ : list of float or None
-        Minus the loss on the hold-out after each epoch that had one; None without.
+        Minus the loss on the hold-out after each epoch that had one; None where none
+        had.
     history_ : list of dict
-        One record an epoch: epoch, train_loss, valid_loss, dur (seconds).
+        One record an epoch: epoch, train_loss, dur (seconds) and, with a hold-out,
+        valid_loss.
 
     See Also
     --------
@@ -331,6 +336,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
     _parameter_constraints = {
         **BaseOverSampler._parameter_constraints,
         **NeuralMixin._parameter_constraints,
+        **NeighborSequenceMixin._parameter_constraints,
         "k_neighbors": [Interval(Integral, 1, None, closed="left")],
         "neighbors_of": [StrOptions({"class", "all"})],
         "certainty": [Interval(Real, 0, None, closed="left")],
@@ -339,13 +345,7 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         "keep_ties": ["boolean"],
         "stop_when_exhausted": ["boolean"],
         "scaling": [StrOptions({"robust", "quantile"}), None],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "lam": [Interval(Real, 0, None, closed="left")],
-        "vector_reduction": [StrOptions({"mean", "sum"})],
-        "temperature": [Interval(Real, 0, None, closed="neither")],
         "cell": [StrOptions({"lstm", "gru"})],
-        "hidden_size": [Interval(Integral, 1, None, closed="left")],
-        "n_jobs": [Integral, None],
     }
 
     def _check_X_y(self, X, y, accept_sparse=("csr", "csc")):
@@ -811,11 +811,6 @@ class V2VSLS(NeuralMixin, BaseOverSampler):
         warm = self.warm_start and hasattr(self, "net_")
         self._fit_module(
             args, lambda module: datasets, seed=seed, device=device, warm=warm
-        )
-
-    def _make_criterion(self):
-        return NeighborSequenceLoss(
-            alpha=self.alpha, lam=self.lam, vector_reduction=self.vector_reduction
         )
 
     def _dataset(self, z, y, rows, weight, sequences):

@@ -112,6 +112,10 @@ torch.distributed.destroy_process_group()
 
 
 def run_in_two_processes(code, folder, *args):
+    run_in_processes(2, code, folder, *args)
+
+
+def run_in_processes(n_processes, code, folder, *args):
     script = folder / "worker.py"
     script.write_text(code)
     loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
@@ -120,7 +124,7 @@ def run_in_two_processes(code, folder, *args):
     subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run"),
-            *("--standalone", "--nproc-per-node=2"),
+            *("--standalone", f"--nproc-per-node={n_processes}"),
             *(script, *args),
         ],
         check=True,
@@ -201,9 +205,11 @@ for params, n_rows in [
     ({"random_state": None}, 300),
     ({"hidden_size": 32 + rank}, 300),
     ({"max_epochs": 2 + rank}, 300),
+    ({"checkpoint": None if rank else "fit.checkpoint"}, 300),
     ({}, 300 - rank),
 ]:
-    model.set_params(hidden_size=32, max_epochs=1, random_state=0).set_params(**params)
+    model.set_params(hidden_size=32, max_epochs=1, random_state=0, checkpoint=None)
+    model.set_params(**params)
     with pytest.raises(ValueError, match="called with different rows"):
         model.fit(X[:n_rows], y[:n_rows])
 torch.distributed.destroy_process_group()
@@ -213,3 +219,88 @@ torch.distributed.destroy_process_group()
 def test_processes_that_do_not_agree_are_refused(tmp_path):
     """Else they would wait for each other, or end with different models."""
     run_in_two_processes(REFUSED, tmp_path)
+
+
+RESUMED = """
+import os, sys
+import numpy as np
+import torch
+from skorch.callbacks import Callback
+from sklearn.datasets import make_classification
+from sklearn_samn import KNNSeq2SeqClassifier
+
+class Interrupt(Callback):
+    def on_epoch_begin(self, net, **kwargs):
+        if len(net.history) == 4:
+            raise KeyboardInterrupt
+
+folder = sys.argv[1]
+torch.distributed.init_process_group()
+rank = os.environ["RANK"]
+os.makedirs(f"{folder}/{rank}")
+# Of several machines each has a disk of its own.
+os.chdir(f"{folder}/{rank}")
+X, y = make_classification(301, random_state=0)
+model = KNNSeq2SeqClassifier(max_epochs=6, batch_size=51, random_state=0)
+expected = model.fit(X, y).predict_proba(X)
+model.set_params(checkpoint="fit.checkpoint", skorch_params={"callbacks": [Interrupt]})
+try:
+    model.fit(X, y)
+except KeyboardInterrupt:
+    pass
+found = os.path.exists("fit.checkpoint")
+del Interrupt.on_epoch_begin
+went_on = model.fit(X, y).predict_proba(X)
+np.savez(f"{folder}/{rank}.npz", X=went_on, expected=expected, found=found)
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_go_on_from_the_file_of_the_first(tmp_path):
+    """To the bit, though their streams of dropout have moved apart."""
+    run_in_two_processes(RESUMED, tmp_path, tmp_path)
+    for rank in range(2):
+        saved = np.load(tmp_path / f"{rank}.npz")
+        assert saved["found"] == (rank == 0)
+        assert_array_equal(saved["X"], saved["expected"])
+
+
+TINY = """
+import os, sys
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import make_classification
+from sklearn_samn import KNNSeq2SeqClassifier, MemNetKNNClassifier
+
+torch.distributed.init_process_group()
+X, y = make_classification(20, random_state=0)
+X, y = X[np.argsort(y)], np.sort(y)
+for model in (KNNSeq2SeqClassifier(), MemNetKNNClassifier(memory_size=4)):
+    model.set_params(n_neighbors=1, early_stopping=True, validation_fraction=0.01)
+    model.set_params(max_epochs=2, random_state=0)
+    # One row of the first class, and one of the other, are held out.
+    assert np.isfinite(model.fit(X, y).validation_scores_).all()
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_a_hold_out_of_fewer_rows_than_processes(tmp_path):
+    run_in_processes(3, TINY, tmp_path)
+
+
+FEW = """
+import pytest
+import torch
+from sklearn_samn import KNNSeq2SeqClassifier
+
+torch.distributed.init_process_group()
+model = KNNSeq2SeqClassifier(n_neighbors=1, max_epochs=1, random_state=0)
+with pytest.raises(ValueError, match="2 training rows, fewer than the 3 processes"):
+    model.fit([[0.0], [1.0]], [0, 1])
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_fewer_rows_than_processes(tmp_path):
+    run_in_processes(3, FEW, tmp_path)

@@ -41,13 +41,14 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from skorch.callbacks import Callback, EarlyStopping
+from skorch.callbacks import Callback, Checkpoint, EarlyStopping, TrainEndCheckpoint
 
 from sklearn_samn import (
     V2VSLS,
     KNNSeq2SeqClassifier,
     MemNetKNNClassifier,
     SAMNClassifier,
+    _training,
 )
 
 SAMN = SAMNClassifier(max_epochs=4, random_state=0)
@@ -724,13 +725,21 @@ def test_sampler_early_stopping_with_a_class_of_one_row():
 
 
 @each_classifier
-def test_early_stopping_holds_rows_out(classifier):
+def test_early_stopping_holds_rows_out(classifier, monkeypatch):
     """A tenth of each class, one row at the least, is neither fitted nor remembered."""
     X, y = separable(n_samples=100)
     model = clone(classifier).set_params(early_stopping=True, validation_fraction=0.3)
     if hasattr(model, "memory_size"):
         model.set_params(memory_size=1000)
+    sizes, train = [], _training.train
+
+    def spy(module, criterion, dataset, *, valid, **params):
+        sizes.append((len(dataset), len(valid)))
+        return train(module, criterion, dataset, valid=valid, **params)
+
+    monkeypatch.setattr(_training, "train", spy)
     model.fit(X, y)
+    assert sizes == [(70, 30)]
     assert model.score(X, y) > 0.9
     if hasattr(model, "memory_size"):
         rows = getattr(model, "support_", None)
@@ -1421,3 +1430,41 @@ def test_waves_of_neighbor_networks(classifier):
     X = np.random.default_rng(1).normal(size=(2000, 4))
     model.fit(X, np.arange(2000) % 2)
     assert not hasattr(model.net_.module_.extract[0], "frequency")
+
+
+@each_classifier
+@pytest.mark.parametrize("callback", [Checkpoint, TrainEndCheckpoint])
+def test_weights_saved_by_skorch(classifier, callback, tmp_path):
+    X, y = separable()
+    only_if = {"monitor": None} if callback is Checkpoint else {}
+    saving = callback(dirname=tmp_path, f_history=None, **only_if)
+    model = clone(classifier).set_params(skorch_params={"callbacks": [saving]})
+    weights = model.fit(X, y).net_.module_.state_dict()
+    (file,) = tmp_path.glob("*params.pt")
+    saved = torch.load(file, weights_only=True)
+    assert weights.keys() == saved.keys()
+    assert all("batches" not in record for record in model.history_)
+
+
+@each_classifier
+def test_single_precision_below_its_smallest_normal_number(classifier):
+    """Prediction counts it for zero, so that training must not learn from it."""
+    X, y = separable()
+    tiny = (X * 1e-40).astype(np.float32)
+    model = clone(classifier).fit(tiny, y)
+    alike = model.predict_proba(np.zeros_like(tiny))
+    assert_allclose(model.predict_proba(tiny), alike, atol=1e-6)
+    assert_allclose(model.predict_proba(tiny.astype(float)), alike, atol=1e-6)
+
+
+def test_votes_for_many_classes_take_no_room_of_their_own():
+    X, _ = separable(n_samples=600)
+    y = np.arange(600) // 2
+    by_labels, by_vectors = (
+        clone(SEQ2SEQ).set_params(output=output, neighbor_weight=0.0, max_epochs=1)
+        for output in ("labels", "vectors")
+    )
+    sizes = [len(pickle.dumps(m.fit(X, y))) for m in (by_labels, by_vectors)]
+    # A row of each class each would be 1.4 MB.
+    assert sizes[1] < sizes[0] + 100_000
+    assert by_vectors.predict_proba(X).shape == (600, 300)

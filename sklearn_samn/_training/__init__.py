@@ -6,7 +6,7 @@ from .determinism import denormals_flushed, one_thread, reproducible
 from .device import resolve_device
 from .net import Net, history_records, load_weights, weights_to_numpy, wrap
 from .predict import predict_batches
-from .processes import check_agreement, in_parallel
+from .processes import check_agreement, count_processes, in_parallel
 from .training import OPTIMIZERS, train
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Checkpoint",
     "Net",
     "check_agreement",
+    "count_processes",
     "denormals_flushed",
     "history_records",
     "in_parallel",

@@ -5,22 +5,10 @@ import os
 from contextlib import suppress
 
 import torch
-from skorch.callbacks import Callback, EarlyStopping
-from skorch.utils import noop
+from skorch.callbacks import Callback
 
-from .processes import rank
-
-
-class BestWeights(EarlyStopping):
-    """Stops after ``patience`` epochs without a better hold-out loss, and goes back."""
-
-    def __init__(self, patience):
-        super().__init__(patience=patience, threshold=0, sink=noop, load_best=True)
-
-    def on_train_end(self, net, **kwargs):
-        """Put the best weights back, if there was an epoch."""
-        if net.history:
-            super().on_train_end(net, **kwargs)
+from .net import BestWeights
+from .processes import from_each, from_first, rank
 
 
 class Checkpoint(Callback):
@@ -43,15 +31,10 @@ class Checkpoint(Callback):
 
     def on_train_begin(self, net, **kwargs):
         """Go on from the file."""
-        if not os.path.isdir(os.path.dirname(self.path) or "."):
-            raise ValueError(
-                f"The folder of checkpoint={self.path!r} is not there; make it first."
-            )
-        if rank() == 0:
-            check_writable(self.path)
-        if not os.path.exists(self.path):
+        # Of several processes the others may have no such file, or another.
+        state = from_first(self._read)
+        if state is None:
             return
-        state = self._read()
         net.module_.load_state_dict(state["module"])
         net.optimizer_.load_state_dict(state["optimizer"])
         if net.schedule_ is not None:
@@ -60,11 +43,20 @@ class Checkpoint(Callback):
         for best, values in zip(_best_weights(net), state["best"], strict=True):
             vars(best).update(values)
         self.rng.bit_generator.state = state["rng"]
-        torch.set_rng_state(state["torch_rng"])
-        if state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"], net.device)
+        torch_rng, cuda_rng = state["streams"][rank()]
+        torch.set_rng_state(torch_rng)
+        if cuda_rng is not None:
+            torch.cuda.set_rng_state(cuda_rng, net.device)
 
     def _read(self):
+        """What the file holds; None where there is none yet."""
+        if not self.path or not os.path.isdir(os.path.dirname(self.path) or "."):
+            raise ValueError(
+                f"The folder of checkpoint={self.path!r} is not there; make it first."
+            )
+        check_writable(self.path)
+        if not os.path.exists(self.path):
+            return None
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=False)
             fingerprint = state["fingerprint"]
@@ -82,8 +74,8 @@ class Checkpoint(Callback):
 
     def on_epoch_end(self, net, **kwargs):
         """Write the file."""
-        if rank() > 0:
-            return
+        # Dropout of unequal shares moves the streams of several processes apart.
+        streams = from_each((torch.get_rng_state(), _cuda_rng_state(net.device)))
         state = {
             "fingerprint": self.fingerprint,
             "module": net.module_.state_dict(),
@@ -92,9 +84,11 @@ class Checkpoint(Callback):
             "history": list(net.history),
             "best": [vars(best) for best in _best_weights(net)],
             "rng": self.rng.bit_generator.state,
-            "torch_rng": torch.get_rng_state(),
-            "cuda_rng": _cuda_rng_state(net.device),
+            "streams": streams,
         }
+        from_first(lambda: self._write(state))
+
+    def _write(self, state):
         content = io.BytesIO()
         torch.save(state, content)
         replace_file(self.path, content.getbuffer())

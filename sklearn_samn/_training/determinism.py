@@ -56,7 +56,7 @@ def limit_this_thread():
 
 @contextmanager
 def denormals_flushed():
-    """Numbers below 1e-38 are 0 in this thread, as before afterwards.
+    """Numbers below 1e-38 are 0 in this thread; the setting is put back.
 
     A CPU is up to a hundred times slower on them, and a long training is full of them:
     weights of attention, moments of the optimizer.

@@ -6,6 +6,7 @@ import traceback
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import EarlyStopping, EpochTimer
+from skorch.utils import noop
 
 
 class Net(NeuralNet):
@@ -53,6 +54,9 @@ class Net(NeuralNet):
         """One epoch, recorded by its mean loss; NaN ends the training."""
         if iterator is None:
             return
+        if training:
+            # One for all batches: some callbacks look for the last one's record.
+            self.history.new_batch()
         total, n_rows = None, 0
         for batch in iterator:
             self.notify("on_batch_begin", batch=batch, training=training)
@@ -100,6 +104,18 @@ class Net(NeuralNet):
         # much as a small layer.
         if self.module_.training is not training:
             super()._set_training(training)
+
+
+class BestWeights(EarlyStopping):
+    """Stops after ``patience`` epochs without a better hold-out loss, and goes back."""
+
+    def __init__(self, patience):
+        super().__init__(patience=patience, threshold=0, sink=noop, load_best=True)
+
+    def on_train_end(self, net, **kwargs):
+        """Put the best weights back, if there was an epoch."""
+        if net.history:
+            super().on_train_end(net, **kwargs)
 
 
 class StopTraining(Exception):

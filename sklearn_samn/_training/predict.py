@@ -14,7 +14,7 @@ FEWEST_ROWS = 16
 
 
 def predict_batches(function, make_inputs, n_rows, batch_size=None, largest=2048):
-    """Run ``function(**make_inputs(slice))`` batch by batch without gradients.
+    """Run ``function(make_inputs(slice))`` batch by batch, without gradients.
 
     Parameters
     ----------

@@ -12,8 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm  # comes with skorch
 
 from .batches import SlicedBatches
-from .checkpoint import BestWeights
-from .net import Net, StopTraining, diverged
+from .net import BestWeights, Net, StopTraining, diverged
 from .processes import count_processes, rank, unite
 from .recording import can_record, recorded_steps, training_stream
 
@@ -114,11 +113,18 @@ def train(
     ValueError
         If the loss or a weight is not finite.
     """
-    users = _check_skorch_params(skorch_params or {})
+    user_params = _check_skorch_params(skorch_params or {})
     n_processes = count_processes() if data_parallel else 1
+    if len(dataset) < n_processes:
+        raise ValueError(
+            f"There are {len(dataset)} training rows, fewer than the {n_processes} "
+            f"processes that are to share them: start fewer."
+        )
     share = {"rank": rank(), "n_processes": n_processes} if n_processes > 1 else {}
+    # Each process looks at all of a hold-out that is too small to be shared.
+    shared = share if valid is None or len(valid) >= n_processes else {}
     params = {
-        **_optimizer_params(optimizer, weight_decay, device, users),
+        **_optimizer_params(optimizer, weight_decay, device, user_params),
         "lr": lr,
         "max_epochs": max_epochs,
         "batch_size": batch_size,
@@ -126,13 +132,13 @@ def train(
         "iterator_train__shuffle": True,
         "iterator_valid": SlicedBatches,
         **{f"iterator_train__{name}": value for name, value in share.items()},
-        **{f"iterator_valid__{name}": value for name, value in share.items()},
+        **{f"iterator_valid__{name}": value for name, value in shared.items()},
         "train_split": None if valid is None else predefined_split(valid),
         "device": device,
         "verbose": int(verbose > 1),
-        **users,
+        **user_params,
         "callbacks": _callbacks(
-            verbose, patience, checkpoint, max_grad_norm, users.get("callbacks")
+            verbose, patience, checkpoint, max_grad_norm, user_params.get("callbacks")
         ),
     }
     net = Net(module, criterion, **params).initialize()
@@ -144,7 +150,7 @@ def train(
     n_steps = net.max_epochs * len(net.get_iterator(dataset, training=True))
     if lr_schedule == "one_cycle":
         net.schedule_ = LambdaLR(net.optimizer_, lambda step: one_cycle(step / n_steps))
-    recorded = recordable and not users and n_processes == 1
+    recorded = recordable and not user_params and n_processes == 1
     recorded = recorded and can_record(net, n_steps)
     recording = recorded_steps(net) if recorded else nullcontext()
     _run_epochs(net, dataset, recording, training_stream(device))
@@ -185,23 +191,25 @@ def one_cycle(progress, warm_up=0.1):
     return (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up))) / 2
 
 
-def _check_skorch_params(users):
+def _check_skorch_params(user_params):
     """The user's parameters of skorch, or a ValueError that says which cannot be."""
-    made = {"module", "criterion"} & {name.split("__")[0] for name in users}
-    fed = {"train_split", "dataset", "iterator_train", "iterator_valid"} & set(users)
+    made = {"module", "criterion"} & {name.split("__")[0] for name in user_params}
+    fed = {"train_split", "dataset", "iterator_train", "iterator_valid"} & set(
+        user_params
+    )
     ours = sorted(made | fed)
     if ours:
         raise ValueError(
-            f"skorch_params={users!r} holds {ours}, which the estimator itself makes; "
-            f"leave them out."
+            f"skorch_params={user_params!r} holds {ours}, which the estimator itself "
+            f"makes; leave them out."
         )
-    callbacks = users.get("callbacks") or []
+    callbacks = user_params.get("callbacks") or []
     if not isinstance(callbacks, (list, tuple)):
         raise ValueError(
-            f"skorch_params={users!r}: callbacks must be a list of skorch callbacks or "
-            f"None."
+            f"skorch_params={user_params!r}: callbacks must be a list of skorch "
+            f"callbacks or None."
         )
-    return users
+    return user_params
 
 
 def _take_moments(optimizer, before):
@@ -216,9 +224,9 @@ def _layout(optimizer):
     return type(optimizer), [len(group["params"]) for group in optimizer.param_groups]
 
 
-def _optimizer_params(optimizer, weight_decay, device, users):
+def _optimizer_params(optimizer, weight_decay, device, user_params):
     """Our optimizer; nothing where the user brings one, which may know none of it."""
-    if "optimizer" in users:
+    if "optimizer" in user_params:
         return {}
     return {
         "optimizer": OPTIMIZERS[optimizer],
