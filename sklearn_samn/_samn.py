@@ -44,8 +44,9 @@ MAX_MEMORY = 2048
 # support_size="auto" keeps as many rows as let the shares of attention be wrong by
 # SUPPORT_ERROR in expectation, at least SUPPORT_OF_CLASS per class.
 SUPPORT_ERROR, SUPPORT_OF_CLASS, MAX_SUPPORT = 0.02, 128, 8192
-# Weights of attention over the whole memory that are held at a time.
-LOOKING_WEIGHTS = 2**16
+# Weights of attention over the whole memory that are held at a time, but those of
+# MIN_EXPLAINED rows in prediction, where each call costs.
+LOOKING_WEIGHTS, MIN_EXPLAINED = 2**16, 64
 # Keeps the division by a sum of weights finite where all are zero.
 TINY = 1e-30
 # Arguments of the network that may be others when training goes on (warm_start,
@@ -68,7 +69,7 @@ MIN_POOL, MAX_POOL = 8192, 32_768
 # Rows below which n_attention_blocks="auto" is 1, not 0.
 MAX_BLOCK_ROWS = 2_000
 # Rows from which on the waves are learned: a tenth of the time, and for fewer nothing.
-MIN_WAVE_ROWS = 2_000
+MIN_LEARNED_WAVE_ROWS = 2_000
 
 
 def _has_attention(estimator):
@@ -113,14 +114,17 @@ class SAMNClassifier(BaseNeuralClassifier):
     n_frequencies : "auto" or int, at least 0, default="auto"
         Waves that each number enters the network with, beside itself; 0 for none.
         "auto" is 16 for up to 20 columns of numbers, else 0. They are drawn at random,
-        and from 2,000 training rows on learned. Only used with stored samples.
+        and from 2,000 training rows on learned, as in a ``partial_fit`` that does not
+        go on from a ``fit``. Only used with stored samples.
     n_attention_blocks : "auto" or int, at least 0, default="auto"
         Blocks of sample attention, each adding to a row what it reads in the memory.
         "auto" is 1 with prototypes; with stored samples, which the head reads as well,
         1 below 2,000 training rows and 0 from there.
     kernel : {"exponential", "linear", "poly", "rbf", "sigmoid"}, default="exponential"
         Scores of the attention, and of ``head="kernel"`` and "both": the kernels of an
-        SVM. "exponential" falls with the distance, "rbf" with its square.
+        SVM. "exponential" falls with the distance, "rbf" with its square. With stored
+        samples "linear" and "poly" are of rows of unit root mean square, as the scores
+        of many blocks would grow without bound, and ``head="distance"`` has "rbf".
     degree : int, at least 1, default=3
         Degree of the polynomial kernel.
     coef0 : float, default=1.0
@@ -138,9 +142,11 @@ class SAMNClassifier(BaseNeuralClassifier):
         Stored rows that prediction attends to; None is all training rows. Where there
         are more of them, those that matter are the likelier to be kept, see Notes.
         "auto" is as few as speak for all rows: 128 a class at least, 8,192 at most, the
-        fewer the easier the classes are told apart. Only used with stored samples.
+        fewer the easier the classes are told apart. A number also bounds
+        ``memory_size`` in ``partial_fit``. Only used with stored samples.
     embedding_size : int, at least 1, default=64
-        Width of a stored row. Only used with stored samples.
+        Numbers by which each read of the memory compares: a stored row has so many for
+        each block, or once without blocks. Only used with stored samples.
     n_members : int, at least 1, default=1
         Networks trained side by side whose probabilities are averaged: better
         probabilities for more time. Only used with stored samples.
@@ -161,8 +167,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         same. "auto" is chosen in ``fit`` by how sure the votes of training rows on each
         other should have been, see Notes, at least 0.5, at most 1.4 for up to 800
         different training rows, falling to 1 for 4,000 and more; 1 where none vote, or
-        all that are in the pool; ``partial_fit`` keeps what there is, at first 1. Only
-        used with stored samples.
+        all that are in the pool; ``partial_fit`` keeps what there is while rows vote,
+        at first 1. Only used with stored samples.
     pool_size : "auto", int, at least 1, or None, default="auto"
         Training rows among which the neighbours are looked for, kept as the
         preprocessing leaves them. None is all, in ``partial_fit`` 8,192; "auto" is
@@ -180,7 +186,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         What scores a class. "kernel": the memory; with stored samples the logarithm of
         the attention that falls on the class, with prototypes the kernel with the
         nearest. "distance": the same by the negative squared distance, whatever
-        ``kernel``. "linear": a linear layer. "both": the linear layer and the memory.
+        ``kernel``; with stored samples the blocks attend by it, too. "linear": a linear
+        layer. "both": the linear layer and the memory.
     loss : {"softmax", "squared_hinge"}, default="softmax"
         Cross-entropy, or the squared hinge of an SVM, one class against the rest.
     label_smoothing : float in [0, 1), default=0.05
@@ -203,13 +210,15 @@ class SAMNClassifier(BaseNeuralClassifier):
         "one_cycle" climbs in a line to ``lr`` over the first tenth of the steps and
         falls to zero in a cosine; "constant" is the paper's.
     batch_size : "auto" or int, at least 1, default="auto"
-        Rows a step. "auto" is a quarter of the training rows, within 32 and 256. More
-        than there are rows is clipped with a warning.
+        Rows a step at most; an epoch is cut into equal batches, of two rows at least.
+        "auto" is a quarter of the training rows, within 32 and 256. More than there are
+        rows is clipped with a warning.
     optimizer : {"adamw", "adam", "sgd"}, default="adamw"
         Optimizer, torch's fused version.
     weight_decay : float, at least 0, default=0.01
         Weight decay of the weight matrices, the waves and the parameters of the
-        attention; other biases and norms do not decay.
+        attention; other biases and norms do not decay, save those of hidden layers with
+        several members and without ``batch_norm``.
     scaling : {"auto", "robust", "quantile"} or None, default="auto"
         How numbers are scaled inside. "robust": centred at the median, divided by the
         interquartile range, then clipped smoothly to (-3, 3), so that raw features and
@@ -243,9 +252,10 @@ class SAMNClassifier(BaseNeuralClassifier):
         "mps". Resolved in ``fit``. A fitted estimator loads on a machine without its
         device and predicts there on the CPU, with a warning unless "auto".
     random_state : int, RandomState instance or None, default=None
-        Seeds the initial weights, the order of the rows, dropout. With an int, the same
-        call gives the same result to the bit on a CPU; global random streams are left
-        alone.
+        Seeds the initial weights, the order of the rows, dropout, the hold-out, the
+        rows that are stored, and in preprocessing the rows for the quantiles and the
+        folds of the encoding by targets. With an int, the same call gives the same
+        result to the bit on a CPU; global random streams are left alone.
     verbose : int, default=0
         0 is silent, 1 shows a progress bar on stderr, 2 prints skorch's table of
         epochs.
@@ -275,7 +285,7 @@ class SAMNClassifier(BaseNeuralClassifier):
     prototype_labels_ : ndarray of shape (n_prototypes_total,)
         Class of each prototype.
     n_samples_seen_ : int
-        Rows of all calls since the last ``fit``.
+        Rows of the last ``fit`` and of the calls of ``partial_fit`` since.
     classes_ : ndarray of shape (n_classes,)
         Class labels.
     n_features_in_ : int
@@ -294,9 +304,11 @@ class SAMNClassifier(BaseNeuralClassifier):
     loss_curve_ : list of float
         Training loss of each epoch.
     validation_scores_ : list of float or None
-        Minus the loss on the hold-out after each epoch that had one; None without.
+        Minus the loss on the hold-out after each epoch that had one; None where none
+        had.
     history_ : list of dict
-        One record an epoch: epoch, train_loss, valid_loss, dur (seconds).
+        One record an epoch: epoch, train_loss, dur (seconds) and, with a hold-out,
+        valid_loss.
 
     See Also
     --------
@@ -318,12 +330,13 @@ class SAMNClassifier(BaseNeuralClassifier):
     memory_gate="learned", label_smoothing=0.0, max_epochs=30, lr_schedule="constant",
     lr=1e-3, optimizer="adam", weight_decay=0.0, scaling="robust")``.
 
-    The support is to an SVM's support vectors what an entry is to an alpha: a row
-    matters as much as the attention of up to 1,024 training rows on its class would
-    change with its weight, in the root mean square over them. Rows deep in their class
-    and rows that nobody looks at hardly do. With ``support_size`` below the number of
-    rows, rows are drawn with probabilities that grow with that, and those kept have
-    the inverse of the probability as their weight, so that they stand for the others.
+    The support plays the part of an SVM's support vectors. A row matters by its
+    influence, the derivative of the attention on its class with respect to the
+    logarithm of its weight, as root mean square over up to 1,024 training rows: small
+    for rows deep in their class and for rows that none attends to. With
+    ``support_size`` below the number of rows, rows are drawn with probabilities that
+    grow with their influence, and those kept have the inverse of the probability as
+    their weight, so that they stand for the others.
     With ``support_size="auto"`` there are so many that the shares of the classes in a
     row's attention are expected to err by 0.02 (root mean square).
 
@@ -547,7 +560,7 @@ class SAMNClassifier(BaseNeuralClassifier):
             "memory_size": self._n_entries(n_rows),
             "n_members": self.n_members,
             **self._waves(n_rows),
-            "learn_waves": n_rows >= MIN_WAVE_ROWS,
+            "learn_waves": self._learns_waves(n_rows),
             "embedding_size": self.embedding_size,
             "neighbor_weight": share,
             "n_neighbors": self.n_neighbors,
@@ -555,6 +568,11 @@ class SAMNClassifier(BaseNeuralClassifier):
             # A fit fills the pool when training ends.
             "pool_size": self._n_pooled() if share and n_rows == UNBOUNDED else 0,
         }
+
+    def _learns_waves(self, n_rows):
+        if n_rows == UNBOUNDED and self._has_network_with("learn_waves"):
+            return self._module_args["learn_waves"]
+        return n_rows >= MIN_LEARNED_WAVE_ROWS
 
     def _neighbor_share(self, n_rows):
         if self.head != "both":
@@ -754,7 +772,8 @@ class SAMNClassifier(BaseNeuralClassifier):
                 self.support_weights_ = self._look(module, dataset, looking)
             elif isinstance(module, SAMN) and module.attention:
                 weights = module.attend(dataset[looking][0]["x"])[:, -1]
-                self._attention_entropy = float(entropy(weights).mean())
+                n_entries = torch.tensor(weights.shape[1])
+                self._attention_entropy = float(entropy(weights, n_entries).mean())
 
     def _fill(self, module, dataset, rng):
         """Store rows as the network embeds them now, those that matter if not all."""
@@ -794,6 +813,9 @@ class SAMNClassifier(BaseNeuralClassifier):
         for n_pooled in sizes:
             self._fill_pool(module, dataset, *draw(n_pooled))
             untuned = _untuned_share(n_pooled, n_rows)
+            if self.neighbor_weight == "auto":
+                # Of different rows: what there was counted copies.
+                module.neighbor_weight = untuned
             if n_pooled > self.n_neighbors:
                 looking = rng.permutation(len(dataset))[:MAX_TUNING]
                 stored = self._tuning_rows(dataset, looking)
@@ -871,7 +893,7 @@ class SAMNClassifier(BaseNeuralClassifier):
         for part in parts:
             self._store(module, dataset, part)
             labels, total = module.memory.labels, 0
-            for weights in self._attention_of_rows(module, dataset, looking):
+            for weights, _ in self._attention_of_rows(module, dataset, looking):
                 shares = weights @ labels
                 moved = weights.mul_(1 - shares @ labels.T)
                 total = total + moved.square_().sum(0)
@@ -883,41 +905,51 @@ class SAMNClassifier(BaseNeuralClassifier):
         return rows[order], moves[order], classes[order]
 
     def _attention_of_rows(self, module, dataset, rows):
-        """Attention of rows of the dataset, none looking at itself, part by part."""
+        """Attention of rows of the dataset, none looking at itself, part by part.
+
+        With it the number of entries that each of the rows could look at.
+        """
         for part in rows.split(looking_batch(module.memory.rows)):
             inputs = dataset[part][0]
             weights = module.attend(inputs["x"], module.memory.find(inputs["row"]))
             own = inputs["row"].unsqueeze(1) == module.memory.rows
             weights = weights.masked_fill(own, 0)
-            yield weights / weights.sum(1, keepdim=True).clamp_min(TINY)
+            shares = weights / weights.sum(1, keepdim=True).clamp_min(TINY)
+            yield shares, (~own).sum(1)
 
     def _look(self, module, dataset, rows):
         """Mean attention of training rows on each entry, none looking at itself."""
         total = spread = 0
-        for weights in self._attention_of_rows(module, dataset, rows):
-            total, spread = total + weights.sum(0), spread + entropy(weights).sum()
+        for weights, n_entries in self._attention_of_rows(module, dataset, rows):
+            total = total + weights.sum(0)
+            spread = spread + entropy(weights, n_entries).sum()
         self._attention_entropy = float(spread) / len(rows)
         return total.cpu().numpy() / len(rows)
 
-    def _keep(self, net, past=()):
+    def _keep(self, net, past):
         super()._keep(net, past)
-        memory = net.module_.memory
-        stored = isinstance(net.module_, SampleNetwork)
-        filled = (memory.rows >= 0 if stored else memory.filled).cpu().numpy()
-        if not stored:
-            codes = memory.classes.cpu().numpy()[filled]
-            for name in ("support_", "support_labels_", "support_weights_", "pool_"):
-                vars(self).pop(name, None)
-            self.prototypes_ = memory.entries.cpu().numpy()[filled]
-            self.prototype_labels_ = self.classes_[codes]
-            return
-        pooled = net.module_.pool.rows.cpu().numpy()
+        if isinstance(net.module_, SampleNetwork):
+            self._keep_samples(net.module_)
+        else:
+            self._keep_prototypes(net.module_.memory)
+
+    def _keep_prototypes(self, memory):
+        for name in ("support_", "support_labels_", "support_weights_", "pool_"):
+            vars(self).pop(name, None)
+        filled = memory.filled.cpu().numpy()
+        codes = memory.classes.cpu().numpy()[filled]
+        self.prototypes_ = memory.entries.cpu().numpy()[filled]
+        self.prototype_labels_ = self.classes_[codes]
+
+    def _keep_samples(self, module):
+        memory, pooled = module.memory, module.pool.rows.cpu().numpy()
+        filled = (memory.rows >= 0).cpu().numpy()
         self._module_args = {
             **self._module_args,
             "memory_size": len(filled),
             "pool_size": len(pooled),
-            "neighbor_weight": net.module_.neighbor_weight,
-            "label_temperature": net.module_.label_temperature,
+            "neighbor_weight": module.neighbor_weight,
+            "label_temperature": module.label_temperature,
         }
         self.pool_ = pooled[pooled >= 0]
         self.support_ = memory.rows.cpu().numpy()[filled]
@@ -985,7 +1017,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         """Update network and memory from a chunk of rows, in one pass over it.
 
         The preprocessing is that of the first chunk, so that chunk should be typical;
-        lr is constant; early stopping does not apply.
+        lr is constant; early stopping and ``verbose`` do not apply; what goes by the
+        number of training rows is as for very many.
 
         Parameters
         ----------
@@ -1008,7 +1041,8 @@ class SAMNClassifier(BaseNeuralClassifier):
         ------
         ValueError
             If ``classes`` is missing at the first call, or y holds others, or
-            ``class_weight="balanced"``, which needs all of y.
+            ``class_weight="balanced"``, which needs all of y, or the data cannot be
+            used or the training diverges; the estimator is then as it was before.
         """
         with unchanged_on_failure(self):
             return self._partial_fit(X, y, classes, sample_weight)
@@ -1091,6 +1125,13 @@ class SAMNClassifier(BaseNeuralClassifier):
         entries : ndarray of shape (n_samples, top_k)
             What is looked at: the indices of training rows, or of ``prototypes_``
             where the memory holds those.
+
+        Raises
+        ------
+        AttributeError
+            If the network has no attention.
+        ValueError
+            If ``top_k`` or X cannot be used.
         """
         check_scalar(top_k, "top_k", Integral, min_val=1)
         return self._highest("attend", X, top_k)[:2]
@@ -1113,7 +1154,7 @@ class SAMNClassifier(BaseNeuralClassifier):
             entries = numbers[places[index]]
             return best, entries, module.distances(x, entries)
 
-        batch_size = looking_batch(numbers)
+        batch_size = max(looking_batch(numbers), MIN_EXPLAINED)
         weights, entries, distances = self._run(look, X, batch_size=batch_size)
         if not isinstance(module, SampleNetwork):
             # Of all places, those that hold a prototype.
@@ -1155,6 +1196,15 @@ class SAMNClassifier(BaseNeuralClassifier):
             mixed as ``neighbor_weight`` says; over all stored rows it sums to one. That
             of a prototype is the probability of the class it speaks for, unless
             ``head="linear"`` leaves attention alone.
+
+        Raises
+        ------
+        AttributeError
+            If the network has no memory.
+        ImportError
+            If there is no pandas.
+        ValueError
+            If ``n_samples`` or X cannot be used.
         """
         check_scalar(n_samples, "n_samples", Integral, min_val=1)
         try:
@@ -1194,6 +1244,6 @@ def _numbers(module, method):
     return module.stored() if method == "decide" else module.memory.rows
 
 
-def entropy(weights):
+def entropy(weights, n_entries):
     """Entropy of each row's attention, as a share of that of equal weights."""
-    return torch.special.entr(weights).sum(1) / math.log(max(weights.shape[1], 2))
+    return torch.special.entr(weights).sum(1) / n_entries.clamp_min(2).log()

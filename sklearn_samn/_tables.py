@@ -246,6 +246,9 @@ def as_categories(X):
 
 
 def _levels(values):
+    if values.dtype.kind == "f" and values.itemsize < 8:
+        # By the digits that tell it from the next: 0.1 is one level in any precision.
+        values = values.astype(str).astype(float)
     values = values.tolist()
     # Each level once: a column has few.
     labels = {value: _label(value) for value in set(values)}

@@ -74,6 +74,13 @@ def test_levels_of_any_type():
         assert as_categories(codes.astype(dtype))[:, 0].tolist() == ["1", "2"]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_a_level_is_the_same_in_any_precision(dtype):
+    levels = as_categories(np.array([[0.1], [2.5], [3], [np.nan]], dtype=dtype))
+    assert levels[:3, 0].tolist() == ["0.1", "2.5", "3"]
+    assert levels[3, 0] != levels[3, 0]
+
+
 # --- the classifiers take any table
 
 SAMN = SAMNClassifier(max_epochs=15, random_state=0)

@@ -118,9 +118,9 @@ def read_memory(
     return weights @ values
 
 
-def memory_weights(queries, keys, bias, scale, own=None, **kernel):
+def memory_weights(queries, keys, bias, scale, own=None, **params):
     """The weights of :func:`read_memory`, (n_members, n_queries, n_keys)."""
-    scores = scale * kernel_scores(queries, keys, **kernel) + bias
+    scores = scale * kernel_scores(queries, keys, **params) + bias
     scores = nn.functional.pad(scores, (0, 1), value=_nothing(scores.dtype))
     return _softmax(scores, own)
 

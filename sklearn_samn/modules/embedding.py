@@ -8,14 +8,15 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-# Times as much as a CPU that a GPU works on at once.
+# A GPU is given so many times the rows that a CPU works on at once.
 GPU_SHARE = 16
-# Of a softmax: the most classes that are few, and rows that fill any CPU's registers.
+# A softmax goes class by class for up to FEW_CLASSES, on multiples of FILLED_ROWS rows,
+# which fill the registers of any CPU.
 FEW_CLASSES, FILLED_ROWS = 16, 16
 
 
 def at_once(size, tensor):
-    """What stays in the cache of a CPU, rows or values, or more on a GPU."""
+    """``size``, which fits the cache of a CPU, or GPU_SHARE times as much on a GPU."""
     return size if tensor.is_cpu else GPU_SHARE * size
 
 

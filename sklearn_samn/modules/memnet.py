@@ -117,8 +117,8 @@ class MemoryNetwork(nn.Module):
     def label_probs(self, query, memory):
         """Mean of the K label distributions alone, (n_samples, n_classes)."""
         hops = self._hops(query, memory)
-        said = sum(self.heads.probs(self.dropout(state)) for state, _ in hops)
-        return said / self.n_neighbors
+        total = sum(self.heads.probs(self.dropout(state)) for state, _ in hops)
+        return total / self.n_neighbors
 
     def attend(self, query, memory):
         """Attention of each hop over the memory, (n_samples, K, n_memory)."""

@@ -16,10 +16,10 @@ BANDWIDTH, PRIOR_SHARE = 0.15, 0.05
 # Distances at a time in a vote, which stay in the cache of a processor, and the fewest
 # rows that are worth a call.
 VOTE_DISTANCES, VOTE_BATCH = 2**19, 64
-# Entries whose norms are taken at a time.
-NORMS = 1024
 # The same for votes that leave each row out: fewer, to bound the memory of a fit.
 OTHERS_DISTANCES, OTHERS_BATCH = 2**17, 16
+# Entries whose norms are taken at a time.
+NORMS = 1024
 # A row with at least this share of an entry's weight counts as the whole entry.
 ALONE = 0.999
 # Temperatures of the votes that are tried.

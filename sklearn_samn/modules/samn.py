@@ -1,4 +1,7 @@
-"""Sample attention memory network (arXiv 2309.13930)."""
+"""SAMN with class prototypes, as published (arXiv 2309.13930).
+
+The default of SAMNClassifier, with stored samples, is in sample_network.py.
+"""
 
 import math
 from copy import deepcopy

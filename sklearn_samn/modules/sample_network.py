@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import rms_norm
 
 from .attention import memory_weights, read_memory
 from .embedding import (
@@ -27,10 +28,12 @@ from .memory import (
 # The vote is left out where it could not change the class, by this margin of the
 # logarithms, many times their rounding.
 SURE = 1e-3
+# Kernels whose scores grow with the length of the rows.
+UNBOUNDED_KERNELS = ("linear", "poly")
 # Powers of the sensitivity by which the columns of the vote may count.
-# SHARES are the weights of the vote that are tried; with what choose_share adds they
-# end at 0.5, above which prediction would need the vote for nearly every row.
 SCALING_POWERS = (0, 1, 2)
+# Weights of the vote that are tried; with what choose_share adds they end at 0.5, above
+# which prediction would need the vote for nearly every row.
 SHARES = tuple(i / 20 for i in range(9))
 # The temperature of the class probabilities is the votes' best to VOTE_POWER times
 # VOTE_FACTOR, at least LOWEST_TEMPERATURE.
@@ -92,7 +95,8 @@ class SampleNetwork(nn.Module):
         Blocks that add to a row what it reads in the memory. With 0 the memory is read
         by the head alone.
     kernel : {"linear", "poly", "rbf", "sigmoid", "exponential"}, default="exponential"
-        Of the attention scores, see :func:`kernel_scores`.
+        Of the attention scores, see :func:`kernel_scores`; "linear" and "poly" are of
+        queries of unit root mean square. ``head="distance"`` makes it "rbf".
     degree : int, default=3
         Degree of "poly".
     coef0 : float, default=1.0
@@ -123,8 +127,9 @@ class SampleNetwork(nn.Module):
     **Shape**
 
     - x: (n_samples, n_features); in training also labels: (n_samples, n_classes),
-      weight and row: (n_samples,), as the memory stores them, whose rows are named
-      before the first batch by ``memory.start``
+      weight and row: (n_samples,), as memory and pool store them, whose rows are named
+      before the first batch by ``memory.start`` and, with a ``pool_size``,
+      ``pool.start``
     - output: :class:`SampleOutput`
 
     Examples
@@ -510,7 +515,11 @@ class SampleNetwork(nn.Module):
         for read, query in enumerate(self.queries):
             if read > 0:
                 h = self._read(read - 1, h, queries[-1], own)[0]
-            queries.append(query(h))
+            z = query(h)
+            if self.kernel["kernel"] in UNBOUNDED_KERNELS:
+                # Scores, and rows with what they read, would grow from batch to batch.
+                z = rms_norm(z, z.shape[-1:])
+            queries.append(z)
         return h, queries
 
     def _read(self, read, h, z, own):

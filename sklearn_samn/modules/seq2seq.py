@@ -203,11 +203,11 @@ class Seq2SeqNetwork(nn.Module):
         return torch.cat([self._label_probs(part) for part in parts])
 
     def _label_probs(self, x):
-        said = sum(
+        total = sum(
             self.heads.probs(state) if feedback is None else feedback
             for state, feedback in self._steps(x)
         )
-        return said / self.n_neighbors
+        return total / self.n_neighbors
 
     def decode(self, x):
         """States of the decoder, (n_samples, K, hidden_size)."""

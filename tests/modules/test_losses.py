@@ -296,7 +296,7 @@ def test_both(reduction, n_features):
     assert loss.item() == pytest.approx(sum(rows) / 2, rel=1e-12)
 
 
-def test_defaults_are_those_of_the_paper():
+def test_defaults():
     loss = NeighborSequenceLoss()(sequence(), neighbors())
     rows = [labels_by_hand(i, 9.5) + 0.12 * SQUARES[i] / 2 for i in (0, 1)]
     assert loss.item() == pytest.approx(sum(rows) / 2, rel=1e-12)
