@@ -43,7 +43,7 @@ def make_preprocessor(X, y, categorical, scaling, dtype, seed, within_reach=()):
     Returns
     -------
     NumericScaler or ColumnTransformer
-        The latter only where there are categories or missing values.
+        The former where ``categorical`` is None and nothing is missing.
     """
     if scaling == "auto":
         scaling = "quantile" if len(y) >= MIN_QUANTILE_ROWS else "robust"
@@ -195,8 +195,9 @@ def in_units(preprocessor, Z):
 
 
 def numbers_in_units(preprocessor, Z):
-    """The scaled numbers of rows, the first columns of the matrix, in their units."""
-    if isinstance(preprocessor, NumericScaler):
-        return preprocessor.inverse_transform(Z)
+    """The first columns of the matrix, scaled numbers, in their units.
+
+    ``preprocessor`` is a fitted ColumnTransformer.
+    """
     scaler = preprocessor.named_transformers_.get("numeric")
     return scaler.inverse_transform(Z) if scaler else np.empty((len(Z), 0))

@@ -134,7 +134,7 @@ def validate_finite(estimator, X, y="no_validation", *, reset, **params):
         )
         rows = validated[0] if isinstance(validated, tuple) else validated
         if rows.dtype == object:
-            # Columns of categories that scikit-learn took for numbers.
+            # A list that holds None comes as objects: refuse what is no number.
             rows.astype(float)
     check_finite(rows, estimator)
     return validated
