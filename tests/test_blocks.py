@@ -401,3 +401,11 @@ def test_a_write_that_fails_names_the_rows():
     match = r"Rows 30 to 34 cannot be written into out: .*No space left.*before are"
     with pytest.raises(OSError, match=match):
         write(Full(), 30, np.zeros(5))
+
+
+def test_parts_that_lie_column_by_column(tmp_path):
+    rows = np.arange(24.0).reshape(8, 3)
+    np.save(tmp_path / "a.npy", np.asfortranarray(rows[:5]))
+    np.save(tmp_path / "b.npy", rows[5:])
+    blocks = Blocks([tmp_path / "a.npy", tmp_path / "b.npy"], n_bytes=48)
+    assert_array_equal(np.concatenate([part for _, part in blocks]), rows)

@@ -762,3 +762,40 @@ def test_nullable_labels_by_block(labels):
     assert sampler.classes_.tolist() == labels.tolist()
     assert y_new[:80].tolist() == y.tolist()
     assert y_new[80:].tolist() == [labels[1]] * 40
+
+
+def test_neighbours_of_all_classes():
+    X, y = numbers()
+    sampler, _, _ = resampled(X, y, neighbors_of="all", scaling=None)
+    parents, steps = sampler.parent_indices_, sampler.decoder_steps_
+    nearest = np.linalg.norm(X[parents, None] - X, axis=2).argsort(axis=1)
+    # Behind the row itself.
+    expected = nearest[np.arange(len(parents)), steps + 1]
+    assert_array_equal(sampler.neighbor_indices_, expected)
+    assert set(y[sampler.neighbor_indices_]) == {0, 1}
+
+
+def test_missing_values_in_a_list():
+    X, y = numbers()
+    rows = X.tolist()
+    for row in rows[::3]:
+        row[1] = None
+    sampler, X_new, _ = resampled(rows, y)
+    made = np.asarray(X_new[len(y) :], dtype=float)
+    assert_array_equal(np.isnan(made[:, 1]), sampler.parent_indices_ % 3 == 0)
+    rows[5][2] = np.inf
+    with pytest.raises(ValueError, match="infinity"):
+        resampled(rows, y)
+
+
+def test_jobs_of_the_neighbour_search(monkeypatch):
+    X, y = numbers()
+    jobs, make_search = set(), _neighbors.make_search
+
+    def spy(neighbors, rows, n_jobs):
+        jobs.add(n_jobs)
+        return make_search(neighbors, rows, n_jobs)
+
+    monkeypatch.setattr(_neighbors, "make_search", spy)
+    resampled(X, y, n_jobs=2)
+    assert jobs == {2}
