@@ -334,6 +334,8 @@ def complete(rows, names):
     The models are in the order of names.
     """
     frame = pd.DataFrame(rows)
+    if frame.empty:
+        return frame
     frame = frame[frame["model"].isin(names)].copy()
     order = [name for name in names if name in set(frame["model"])]
     frame["model"] = pd.Categorical(frame["model"], order)

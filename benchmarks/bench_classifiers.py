@@ -13,12 +13,14 @@ CalibratedClassifierCV(SVC(), ensemble=False); its accuracy, F1 and seconds are 
 plain SVC. Beside SAMN as it comes: the paper's version, and the network without memory;
 with --models "SAMN, first recipe" what its defaults began from, and with --models
 KNNSeq2Seq MemNetKNN the neighbour networks.
---slow adds RealMLP and TabM of pytabkit (pip install "pytabkit[models]").
+--slow runs RealMLP and TabM of pytabkit (pip install "pytabkit[models]") instead, whose
+rows are in classifiers_slow.csv.
 
 The defaults of SAMNClassifier were chosen on CHOSEN_ON, not on HELD_OUT. Some sets of
 HELD_OUT hold rows of a set of CHOSEN_ON in another form (SHARE_ROWS), so the report
 also shows HELD_OUT without them. Where folders in --out hold results of the same name,
-on other sets (--data-dir and --sets say which), they are pooled with HELD_OUT as well.
+on other sets (--data-dir and --sets say which), they are pooled with HELD_OUT as well,
+and so are the sets of all of them that RealMLP and TabM have run on.
 
 A row of the CSV is one set, seed and model. A rerun goes on where the last one ended;
 to measure a model anew, delete its rows. Writes classifiers.csv and classifiers.md to
@@ -248,7 +250,7 @@ def report_group(frame):
     return parts
 
 
-def report(frame, fresh):
+def report(frame, fresh, slow):
     """The whole report, as markdown; only sets that every model has run on."""
     accuracy = set_means(frame, "accuracy")
     groups = {
@@ -268,20 +270,21 @@ def report(frame, fresh):
         if len(own):
             parts.append(f"## {title} ({own['data_set'].nunique()})")
             parts += report_group(own)
-    if len(fresh):
-        count = fresh["data_set"].nunique()
-        parts.append(f"## Held-out sets and those of the folders beside ({count})")
-        parts += report_group(fresh)
+    title = "Held-out sets and those of the folders beside"
+    for more, own in (("", fresh), (", with RealMLP and TabM", slow)):
+        if len(own):
+            parts.append(f"## {title}{more} ({own['data_set'].nunique()})")
+            parts += report_group(own)
     parts += ["## Accuracy on each set", markdown(accuracy.map("{:.3f}".format))]
     return "\n\n".join(parts) + "\n"
 
 
 def main():
     parser = make_parser(__doc__, sets=CHOSEN_ON + HELD_OUT, seeds=3)
-    parser.add_argument("--models", nargs="+", choices=[*MODELS, *SLOW, *VARIANTS])
+    parser.add_argument("--models", nargs="+", choices=[*MODELS, *VARIANTS])
     parser.add_argument("--max-rows-per-set", type=int, metavar="ROWS")
     parser.add_argument("--n-jobs", type=int, default=1, help="processes")
-    parser.add_argument("--slow", action="store_true", help="RealMLP and TabM as well")
+    parser.add_argument("--slow", action="store_true", help="RealMLP and TabM alone")
     parser.add_argument("--report-only", action="store_true")
     parser.add_argument(
         "--figure",
@@ -291,8 +294,9 @@ def main():
     args = parser.parse_args()
 
     path = args.out / "classifiers.csv"
+    slow_path = args.out / "classifiers_slow.csv"
     if not args.report_only:
-        models = args.models or [*MODELS, *(SLOW if args.slow else ())]
+        models = SLOW if args.slow else args.models or MODELS
         tasks = [
             {"data_set": name, "seed": seed, "model": model}
             for name in args.sets
@@ -305,15 +309,20 @@ def main():
             max_rows=args.max_rows_per_set,
             max_train=args.max_train,
         )
-        tasks = missing(path, tasks, ("data_set", "seed", "model"))
-        run_tasks(path, tasks, function, args.n_jobs)
+        rows_path = slow_path if args.slow else path
+        tasks = missing(rows_path, tasks, ("data_set", "seed", "model"))
+        run_tasks(rows_path, tasks, function, args.n_jobs)
 
     # With --models, one that has not run on every set costs the others none.
     chosen = args.models if args.report_only else None
-    frame = complete(read_rows(path), chosen or [*MODELS, *SLOW])
+    names = chosen or [*MODELS]
+    frame = complete(read_rows(path), names)
     if frame.empty:
         parser.exit(message="No set has been run with every model yet: no report.\n")
-    text = report(frame, pooled(path, chosen or MODELS, CHOSEN_ON))
+    fresh, slow = pooled(path, names, CHOSEN_ON), pooled(slow_path, SLOW, CHOSEN_ON)
+    if len(slow):
+        slow = complete(pd.concat([fresh, slow]), [*names, *SLOW])
+    text = report(frame, fresh, slow)
     print(text)
     (args.out / "classifiers.md").write_text(text)
     draw_critical_difference(
