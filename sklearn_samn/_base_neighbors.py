@@ -272,7 +272,7 @@ class BaseNeighborClassifier(NeighborSequenceMixin, BaseNeuralClassifier):
         if not (wanted or _training.in_parallel()):
             return None
         fingerprint = self._fingerprint(facts)
-        _training.check_agreement((fingerprint, self.checkpoint))
+        _training.check_agreement((fingerprint, wanted))
         return (
             _training.Checkpoint(self.checkpoint, fingerprint, rng) if wanted else None
         )

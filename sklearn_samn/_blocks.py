@@ -420,6 +420,9 @@ def _is_ahead_of(out, X):
     """Whether results are put where rows still have to be read."""
     if not isinstance(out, np.ndarray) or not isinstance(X, np.ndarray):
         return False
+    in_place = out.ctypes.data == X.ctypes.data and out.itemsize <= X.itemsize
+    if in_place and out.strides == X.strides[: out.ndim]:
+        return False
     ahead = out.ctypes.data > X.ctypes.data or out.strides[0] > X.strides[0]
     # Nor may a row of results reach into the next of X.
     ahead |= out[:1].size > 0 and _span(out[:1])[1] > X.strides[0]

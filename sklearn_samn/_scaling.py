@@ -87,8 +87,10 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.n_features_in_ = X.shape[1]
         self.center_, self.scale_ = robust_statistics(X)
         for label in self.within_reach:
-            reach = _median_distances(X[y == label], self.center_) / CLIP
-            self.scale_ = np.maximum(self.scale_, reach)
+            rows = X[np.asarray(y) == label]
+            if len(rows):
+                reach = _median_distances(rows, self.center_) / CLIP
+                self.scale_ = np.maximum(self.scale_, reach)
         self.curved_ = np.zeros(X.shape[1], dtype=bool)
         if self.scaling == "quantile":
             self.curved_ = ~_has_two_values(X)

@@ -248,7 +248,11 @@ def as_categories(X):
 def _levels(values):
     if values.dtype.kind == "f" and values.itemsize < 8:
         # By the digits that tell it from the next: 0.1 is one level in any precision.
-        values = values.astype(str).astype(float)
+        known, place = np.unique(values, return_inverse=True)
+        exact = known.astype(float)
+        parts = np.isfinite(exact) & (exact != np.rint(exact))
+        exact[parts] = known[parts].astype(str).astype(float)
+        values = exact[place.ravel()]
     values = values.tolist()
     # Each level once: a column has few.
     labels = {value: _label(value) for value in set(values)}

@@ -228,11 +228,11 @@ class V2VSLS(NeighborSequenceMixin, NeuralMixin, BaseOverSampler):
     other class, 200 to 2,000, so that time grows with the rows of the small classes and
     with those asked for (times K and features), hardly with the large ones.
 
-    Rows that are equal are one neighbour, and no neighbours of each other. A class of
-    fewer rows than ``k_neighbors + 1`` uses its rows as neighbours more than once, with
-    a warning; the rows made from a class of one row are copies of it, unless
-    ``keep_ties=False``. With ``neighbors_of="all"`` the neighbours of such a class are
-    of others.
+    Rows that are equal in features and label are one neighbour, and no neighbours of
+    each other. A class of fewer rows than ``k_neighbors + 1``, copies counted, uses its
+    rows as neighbours more than once, with a warning; the rows made from a class of one
+    row are copies of it, unless ``keep_ties=False``. With ``neighbors_of="all"`` the
+    neighbours of such a class are of others.
 
     A category is one column: columns of zeros and ones that stand for its levels are
     numbers to the sampler, of which a row may get two or none.
@@ -457,7 +457,8 @@ class V2VSLS(NeighborSequenceMixin, NeuralMixin, BaseOverSampler):
 
         For data larger than memory. The network learns from at most 20,000 rows of
         each class that gets new ones, drawn at random; those are also the parents.
-        Scaling is that of a random sample of all rows, ranges are those of the rows
+        Scaling is that of a random sample of all rows and up to 200 rows of each class,
+        ranges are those of the rows
         learned from. No account of the rows is kept: the attributes that say where each
         came from are not set. :meth:`sample` works as usual.
 
@@ -683,7 +684,11 @@ class V2VSLS(NeighborSequenceMixin, NeuralMixin, BaseOverSampler):
             self.preprocessor_.fit(*scale_on)
             self._name_columns()
             Z = _preprocessing.transform(self.preprocessor_, table)
-        rows, sequences = self._sequences(Z, codes, wanted, rng)
+        equal = Z
+        if Z[:1, _preprocessing.encoded_by_target(self.preprocessor_)].size:
+            # Cross-fitting encodes a level in several ways.
+            equal = _preprocessing.transform(self.preprocessor_, table)
+        rows, sequences = self._sequences(Z, equal, codes, wanted, rng)
         self._fit_network(Z, codes, rows, sequences, seed, rng)
         self._limits = _tables.observed_limits(self._numbers(table))
         resampled = np.isin(codes[rows], list(wanted))
@@ -692,10 +697,10 @@ class V2VSLS(NeighborSequenceMixin, NeuralMixin, BaseOverSampler):
         # As the network saw them, encoded without their own labels.
         self._Z = Z[self._row_indices]
         self._links = {
-            code: self._link(Z, codes, rows, sequences, code) for code in wanted
+            code: self._link(Z, equal, codes, rows, sequences, code) for code in wanted
         }
 
-    def _link(self, Z, codes, rows, sequences, code):
+    def _link(self, Z, equal, codes, rows, sequences, code):
         """A class's rows, their neighbours, and which of them lend a row a residual.
 
         The first two are positions in ``_rows``, the last in the first: the row itself
@@ -705,7 +710,7 @@ class V2VSLS(NeighborSequenceMixin, NeuralMixin, BaseOverSampler):
         members, neighbors = rows[of_class], sequences[of_class]
         near = neighbors
         if self.neighbors_of == "all":
-            near = self._nearest(Z, members, codes)
+            near = self._nearest(Z, equal, members, codes)
         return (
             np.searchsorted(self._row_indices, members),
             np.searchsorted(self._row_indices, neighbors),
@@ -738,7 +743,7 @@ class V2VSLS(NeighborSequenceMixin, NeuralMixin, BaseOverSampler):
             f"{cure} to silence this."
         )
 
-    def _sequences(self, Z, codes, wanted, rng):
+    def _sequences(self, Z, equal, codes, wanted, rng):
         """Rows the network is trained on, and the indices of the K nearest of each."""
         if self.neighbors_of == "all":
             if len(Z) <= self.k_neighbors:
@@ -747,7 +752,7 @@ class V2VSLS(NeighborSequenceMixin, NeuralMixin, BaseOverSampler):
                     f"{self.k_neighbors}, n_samples = {len(Z)}; lower k_neighbors."
                 )
             rows = np.arange(len(Z))
-            return rows, self._nearest(Z, rows, codes)
+            return rows, self._nearest(Z, equal, rows, codes)
         largest = max(np.count_nonzero(codes == code) for code in wanted)
         n_context = min(max(largest, MIN_CONTEXT), MAX_CONTEXT)
         rows, sequences = [], []
@@ -756,15 +761,15 @@ class V2VSLS(NeighborSequenceMixin, NeuralMixin, BaseOverSampler):
             if code not in wanted and len(members) > n_context:
                 members = np.sort(rng.choice(members, n_context, replace=False))
             rows.append(members)
-            sequences.append(self._nearest(Z, members, codes))
+            sequences.append(self._nearest(Z, equal, members, codes))
         return np.concatenate(rows), np.concatenate(sequences)
 
-    def _nearest(self, Z, members, codes):
+    def _nearest(self, Z, equal, members, codes):
         """Indices of each member's nearest other members, repeated where too few.
 
-        Equal members are one.
+        Members whose rows in ``equal`` and codes are equal are one.
         """
-        first, position = _neighbors.distinct_rows(Z[members], codes[members])
+        first, position = _neighbors.distinct_rows(equal[members], codes[members])
         members = members[first]
         if len(members) == 1:
             return members.repeat(self.k_neighbors)[None][position]

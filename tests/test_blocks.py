@@ -343,6 +343,10 @@ def test_an_array_in_the_memory_of_the_rows():
         across = whole.ravel().reshape((8, 2), order="F")
         check_out(across, (8, 2), values, whole)
     check_out(whole[:0], (0, 2), values, whole[:0])
+    # Each in its own place, whatever the order.
+    by_column = np.zeros((8, 2), order="F")
+    check_out(by_column[:, :1], (8, 1), values, by_column)
+    check_out(whole[::-1, :1], (8, 1), values, whole[::-1])
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,12 @@ def test_a_level_is_the_same_in_any_precision(dtype):
     levels = as_categories(np.array([[0.1], [2.5], [3], [np.nan]], dtype=dtype))
     assert levels[:3, 0].tolist() == ["0.1", "2.5", "3"]
     assert levels[3, 0] != levels[3, 0]
+    assert as_categories(np.array([[2040]], dtype=dtype))[0, 0] == "2040"
+
+
+@pytest.mark.parametrize(("dtype", "level"), [("f2", 10008), ("f4", 123456792)])
+def test_a_whole_number_is_the_same_level_in_any_precision(dtype, level):
+    assert as_categories(np.array([[level]], dtype=dtype))[0, 0] == str(level)
 
 
 # --- the classifiers take any table

@@ -719,6 +719,17 @@ def test_copies_of_a_row_are_no_neighbours_of_it():
     assert (X_new[len(X) :] != X[parents]).any(axis=1).all()
 
 
+def test_copies_are_known_by_their_level_not_by_its_encoding():
+    """Which cross-fitting gives several of a level."""
+    X, y = numbers((200, 10))
+    X, y = np.r_[X, np.repeat(X[200:], 7, axis=0)], np.r_[y, np.ones(70, dtype=int)]
+    levels = np.r_[np.arange(200) % 90, np.arange(10), np.arange(10).repeat(7)]
+    levels = levels.astype(str)
+    sampler, _, _ = resampled(pd.DataFrame(X, columns=list("abcd")).assign(e=levels), y)
+    parents, neighbors = sampler.parent_indices_, sampler.neighbor_indices_
+    assert (X[parents] != X[neighbors]).any(axis=1).all()
+
+
 def test_a_class_of_copies_of_one_row():
     X, y = numbers((60, 1))
     X, y = np.r_[X, X[60:].repeat(7, axis=0)], np.r_[y, np.ones(7, dtype=int)]
