@@ -259,7 +259,11 @@ def plain_labels(y):
     scikit-learn would make floats of truth values and of large integers.
     """
     dtype = getattr(y, "dtype", np.dtype(object))
-    return y if isinstance(dtype, np.dtype) else np.asarray(y)
+    if isinstance(dtype, np.dtype):
+        return y
+    y = np.asarray(y)
+    # Of some versions of pandas they come as objects.
+    return np.array(y.tolist()) if dtype.kind in "biu" else y
 
 
 def check_one_kind(y):
