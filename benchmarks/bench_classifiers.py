@@ -281,10 +281,11 @@ def report(frame, fresh, slow):
 
 def main():
     parser = make_parser(__doc__, sets=CHOSEN_ON + HELD_OUT, seeds=3)
-    parser.add_argument("--models", nargs="+", choices=[*MODELS, *VARIANTS])
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--models", nargs="+", choices=[*MODELS, *VARIANTS])
+    which.add_argument("--slow", action="store_true", help="RealMLP and TabM alone")
     parser.add_argument("--max-rows-per-set", type=int, metavar="ROWS")
     parser.add_argument("--n-jobs", type=int, default=1, help="processes")
-    parser.add_argument("--slow", action="store_true", help="RealMLP and TabM alone")
     parser.add_argument("--report-only", action="store_true")
     parser.add_argument(
         "--figure",

@@ -194,10 +194,8 @@ def one_cycle(progress, warm_up=0.1):
 def _check_skorch_params(user_params):
     """The user's parameters of skorch, or a ValueError that says which cannot be."""
     made = {"module", "criterion"} & {name.split("__")[0] for name in user_params}
-    fed = {"train_split", "dataset", "iterator_train", "iterator_valid"} & set(
-        user_params
-    )
-    ours = sorted(made | fed)
+    fed = {"train_split", "dataset", "iterator_train", "iterator_valid"}
+    ours = sorted(made | fed.intersection(user_params))
     if ours:
         raise ValueError(
             f"skorch_params={user_params!r} holds {ours}, which the estimator itself "
