@@ -16,6 +16,7 @@ from . import _preprocessing, _tables, _training
 from ._tables import FLOATS
 from ._validation import (
     check_one_kind,
+    plain_labels,
     unchanged_on_failure,
     validate_finite,
     validate_table,
@@ -411,6 +412,7 @@ class BaseNeuralClassifier(NeuralMixin, ClassifierMixin, BaseEstimator):
     def _validate_training_data(self, X, y, sample_weight, reset, classes=None):
         X = _tables.as_pandas(X)
         check_one_kind(y)
+        y = plain_labels(y)
         if reset:
             self.is_categorical_ = _tables.categorical_mask(
                 X, self.categorical_features

@@ -32,6 +32,8 @@ NOT_A_NUMBER = (
     # Of categories in pandas 3, and before.
     "Cannot cast str dtype to float",
     "Cannot cast object dtype to float",
+    # Of an array of strings that is not asked for floats.
+    "dtype='numeric' is not compatible with arrays of bytes/strings",
     # Of lists and the like.
     "setting an array element with a sequence",
     "int too large to convert to float",
@@ -170,7 +172,7 @@ def validate_table(estimator, X, y="no_validation", *, reset):
     params = {
         "dtype": FLOATS,
         "ensure_all_finite": False,
-        "ensure_min_features": 0,
+        "ensure_min_features": int(not estimator.is_categorical_.any()),
         "estimator": estimator,
     }
     with _strings_named(estimator, numbers, numeric, reset=reset):
@@ -262,8 +264,9 @@ def plain_labels(y):
     if isinstance(dtype, np.dtype):
         return y
     y = np.asarray(y)
-    # Of some versions of pandas they come as objects.
-    return np.array(y.tolist()) if dtype.kind in "biu" else y
+    # Of some versions of pandas they come as objects. Other libraries' dtypes, of
+    # polars or torch, have no kind.
+    return np.array(y.tolist()) if getattr(dtype, "kind", "O") in "biu" else y
 
 
 def check_one_kind(y):

@@ -163,18 +163,27 @@ def test_the_first_column_that_is_no_number_is_named(estimator, other):
     refused(estimator, array, y, r"strings in column 1 .*categorical_features")
 
 
-@each_classifier
-def test_strings_in_an_array_are_categories_only_when_told(estimator):
+def with_town(X):
+    return np.column_stack([X.astype(object), ["Bonn", "Oslo", "Rome"] * 30])
+
+
+@every_estimator
+def test_strings_in_an_array_are_no_categories(estimator):
     X, y = data()
-    array = np.column_stack([X.astype(object), ["Bonn", "Oslo", "Rome"] * 30])
-    match = r"strings in column 4 .*pass their indices to"
-    refused(estimator, array, y, match)
-    refused(estimator, array.tolist(), y, match)
+    array = with_town(X)
+    for rows in (array, array.tolist(), array.astype(str)):
+        refused(estimator, rows, y, r"strings in column 4 .*pass their indices to")
+
+
+@each_classifier
+def test_strings_in_an_array_are_categories_when_told(estimator):
+    X, y = data()
+    array = with_town(X)
     model = clone(estimator).set_params(categorical_features=[4])
     expected = clone(model).fit(array, y).predict_proba(array)
     assert_array_equal(model.fit(array.tolist(), y).predict_proba(array), expected)
     other = clone(estimator).set_params(categorical_features=[0])
-    refused(other, array, y, match)
+    refused(other, array, y, "strings in column 4")
 
 
 @each_classifier
@@ -222,6 +231,7 @@ def test_sparse_rows(estimator):
 def test_shapes_of_X(estimator):
     X, y = data()
     refused(estimator, X[:, :0], y, r"0 feature\(s\) .*minimum of 1 is required")
+    refused(estimator, pd.DataFrame(X).iloc[:, :0], y, "0 feature|at least one array")
     refused(estimator, X[:0], y[:0], r"0 sample\(s\) .*minimum of 1 is required")
     refused(estimator, X[:, 0], y, "Expected 2D array, got 1D array")
     refused(estimator, X[:, None], y, "dim 3|3D|3 dim")

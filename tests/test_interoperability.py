@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
+import polars
 import pytest
 import torch
 from imblearn.over_sampling import RandomOverSampler
@@ -481,6 +482,55 @@ def test_float32_rows_lose_no_digits_far_from_zero(classifier):
     expected = clone(classifier).fit(X, y).predict(X)
     shifted = X + 1.7e9
     assert_array_equal(clone(classifier).fit(shifted, y).predict(shifted), expected)
+
+
+@each_classifier
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pd.array([False, True], dtype="boolean"),
+        pd.array([2**60, 2**60 + 1], dtype="Int64"),
+    ],
+    ids=["boolean", "Int64"],
+)
+def test_nullable_labels(classifier, labels):
+    """Floats would be other labels, or one."""
+    X, codes = separable()
+    model = clone(classifier).fit(X, pd.Series(labels[codes]))
+    assert model.classes_.tolist() == labels.tolist()
+    assert model.predict(X).tolist() == labels[codes].tolist()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda codes: polars.Series(codes),
+        lambda codes: polars.Series(np.array(["no", "yes"])[codes]),
+        torch.from_numpy,
+    ],
+    ids=["polars", "polars strings", "torch"],
+)
+@pytest.mark.parametrize(
+    "learn",
+    [
+        lambda X, y: SAMNClassifier(max_epochs=2).fit(X, y),
+        lambda X, y: KNNSeq2SeqClassifier(max_epochs=2, out_of_core=True).fit(X, y),
+        lambda X, y: V2VSLS(max_epochs=2).fit_resample(X, y)[1],
+        lambda X, y: [of_rows for _, of_rows in V2VSLS().resample_blocks(X, y)],
+    ],
+    ids=["in memory", "by block", "sampler", "sampler by block"],
+)
+def test_labels_of_other_libraries(learn, make):
+    X, codes = separable()
+    codes[:20] = 0
+    y = make(codes)
+    expected = np.unique(np.asarray(y)).tolist()
+    learned = learn(X, y)
+    if hasattr(learned, "classes_"):
+        assert learned.classes_.tolist() == expected
+    else:
+        made = np.concatenate([np.asarray(part).ravel() for part in learned])
+        assert np.unique(made).tolist() == expected
 
 
 @each_classifier

@@ -114,6 +114,19 @@ def test_number_of_threads_changes_no_bit(name):
 
 
 @every_estimator
+def test_torch_settings_change_no_bit(name):
+    expected = result(name)
+    with torch.inference_mode():
+        assert_array_equal(result(name), expected)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert_array_equal(result(name), expected)
+        assert torch.get_default_dtype() is torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@every_estimator
 def test_other_seed_other_bits(name):
     assert not np.array_equal(result(name), result(name, random_state=1))
 

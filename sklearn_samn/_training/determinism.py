@@ -15,14 +15,36 @@ _BEFORE, _BEFORE_LOCK = [], threading.Lock()
 def reproducible(seed, device):
     """Seeded torch, the global streams put back afterwards, one CPU thread.
 
+    Whatever dtype the user has made torch's default, and in whatever mode it is: the
+    initial weights would be others, or get no gradient.
+
     One thread because the order of a sum, and so its last bits, would depend on the
     number of cores; layers of the sizes used here are no slower for it.
     """
     cuda = [device] if device.type == "cuda" else []
     fork = torch.random.fork_rng(devices=cuda)
-    with _TORCH_STREAM, one_thread(), denormals_flushed(), fork:
+    trainable = torch.inference_mode(False)
+    with (
+        _TORCH_STREAM,
+        one_thread(),
+        denormals_flushed(),
+        default_dtype(),
+        fork,
+        trainable,
+    ):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def default_dtype():
+    """Torch's own default dtype, float32; the user's is put back."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager
