@@ -96,8 +96,9 @@ class MemNetKNNClassifier(BaseNeighborClassifier):
         How numbers are scaled inside. "robust": centred at the median, divided by the
         interquartile range, then clipped smoothly to (-3, 3), so that raw features and
         outliers work as they come. "quantile": to a normal distribution by rank, save
-        columns of two values. "auto": "robust" below 2,000 training rows, "quantile"
-        from there. None takes them as they are.
+        columns of two values. "auto": "quantile" from 2,000 training rows on; below,
+        "robust", but for columns of which one side is more than five times as long as
+        the other, such as incomes, which go by quantiles. None takes them as they are.
     categorical_features : "auto", "from_dtype", array-like or None, default="auto"
         Which columns are categories. "auto": those of a DataFrame that hold strings or
         have a categorical dtype; "from_dtype": the latter; an array: a mask of bool,

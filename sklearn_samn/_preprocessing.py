@@ -46,7 +46,7 @@ def make_preprocessor(X, y, categorical, scaling, dtype, seed, within_reach=()):
         The former where ``categorical`` is None and nothing is missing.
     """
     if scaling == "auto":
-        scaling = "quantile" if len(y) >= MIN_QUANTILE_ROWS else "robust"
+        scaling = "quantile" if len(y) >= MIN_QUANTILE_ROWS else "mixed"
     scaler = NumericScaler(
         scaling=scaling, dtype=dtype, random_state=seed, within_reach=within_reach
     )

@@ -32,7 +32,7 @@ from .modules.embedding import ACTIVATIONS, at_once
 MIN_AUTO_BATCH_SIZE = 32
 # What "auto" is for up to 800 and for from 4,000 training rows; between them it moves
 # with the logarithm of their number.
-BY_SIZE = {"dropout": (0.3, 0.1), "max_epochs": (20, 16)}
+BY_SIZE = {"dropout": (0.4, 0.1), "max_epochs": (20, 16)}
 # Rows embedded at a time when the memory is filled.
 SUPPORT_BATCH = 1024
 # Rows that compete for attention at a time when the support is chosen.
@@ -107,7 +107,7 @@ class SAMNClassifier(BaseNeuralClassifier):
     activation : {"relu", "silu", "mish", "gelu", "tanh"}, default="silu"
         Activation of those layers.
     dropout : "auto" or float in [0, 1), default="auto"
-        Dropout after each hidden layer. "auto" falls from 0.3 for up to 800 training
+        Dropout after each hidden layer. "auto" falls from 0.4 for up to 800 training
         rows to 0.1 from 4,000 on.
     batch_norm : bool, default=True
         Batch normalisation in each hidden layer.
@@ -223,8 +223,9 @@ class SAMNClassifier(BaseNeuralClassifier):
         How numbers are scaled inside. "robust": centred at the median, divided by the
         interquartile range, then clipped smoothly to (-3, 3), so that raw features and
         outliers work as they come. "quantile": to a normal distribution by rank, save
-        columns of two values. "auto": "robust" below 2,000 training rows, "quantile"
-        from there. None takes them as they are.
+        columns of two values. "auto": "quantile" from 2,000 training rows on; below,
+        "robust", but for columns of which one side is more than five times as long as
+        the other, such as incomes, which go by quantiles. None takes them as they are.
     categorical_features : "auto", "from_dtype", array-like or None, default="auto"
         Which columns are categories. "auto": those of a DataFrame that hold strings or
         have a categorical dtype; "from_dtype": the latter; an array: a mask of bool,

@@ -20,6 +20,9 @@ FAR_OUT = 1e15
 BLOCK_ROWS, BLOCK_VALUES = 4096, 2**20
 # Rows that the quantiles are taken from, at most.
 MAX_QUANTILE_ROWS = 100_000
+# A column is lopsided where from its median to one decile it is so many times as far as
+# to the other.
+LOPSIDED = 5
 
 
 class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -27,10 +30,11 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    scaling : {"robust", "quantile"} or None, default="robust"
+    scaling : {"robust", "mixed", "quantile"} or None, default="robust"
         "robust": centre at the median, divide by the interquartile range, clip
         smoothly. "quantile": to a normal distribution, by rank; columns of up to two
-        different values are scaled robustly. None leaves the numbers as they are.
+        different values are scaled robustly. "mixed": so are all others, too, but for
+        lopsided ones. None leaves the numbers as they are.
     dtype : {"float32", "float64"}, default="float32"
         Of the result.
     random_state : int, RandomState instance or None, default=None
@@ -94,6 +98,8 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.curved_ = np.zeros(X.shape[1], dtype=bool)
         if self.scaling == "quantile":
             self.curved_ = ~_has_two_values(X)
+        elif self.scaling == "mixed":
+            self.curved_ = is_lopsided(X)
         self.quantiles_ = self._fit_quantiles(X) if self.curved_.any() else None
         vars(self).pop("_knots", None)
         return self
@@ -258,6 +264,40 @@ def _has_two_values(X):
     """Whether a column has at most two different values, missing ones aside."""
     low, high = np.fmin.reduce(X, axis=0), np.fmax.reduce(X, axis=0)
     return ((X == low) | (X == high) | np.isnan(X)).all(axis=0)
+
+
+def is_lopsided(X):
+    """Which columns have one side that is much longer than the other.
+
+    Robust scaling has little room for the short one: of incomes, say, all below the
+    median are next to each other.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Rows; NaN where a value is missing.
+
+    Returns
+    -------
+    ndarray of bool of shape (n_features,)
+        Whether from the median to one decile it is more than five times as far as to
+        the other, which differs from it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.linspace(-3, 3, 99)
+    >>> is_lopsided(np.column_stack([X, np.exp(X), X > 2])).tolist()
+    [False, True, False]
+    """
+    # Missing ones come last.
+    columns = np.sort(X, axis=0)
+    last = (~np.isnan(X)).sum(axis=0).clip(1) - 1
+    deciles = np.rint(np.outer([0.1, 0.5, 0.9], last)).astype(int)
+    low, center, high = np.take_along_axis(columns, deciles, axis=0)
+    with np.errstate(over="ignore"):
+        sides = np.sort([center - low, high - center], axis=0)
+    return (sides[0] > 0) & (sides[1] > LOPSIDED * sides[0])
 
 
 def robust_statistics(X):

@@ -155,12 +155,12 @@ def test_scaling_by_the_number_of_rows(classifier):
     rng = np.random.default_rng(0)
     automatic = clone(classifier).set_params(max_epochs=1)
     assert automatic.scaling == "auto"
-    for n_rows, expected in [(1999, "robust"), (2000, "quantile")]:
+    for n_rows, expected in [(1999, "mixed"), (2000, "quantile")]:
         X, y = rng.normal(size=(n_rows, 2)), np.arange(n_rows) % 2
         assert automatic.fit(X, y).preprocessor_.scaling == expected
     # Rows of weight zero are none.
     automatic.fit(X, y, sample_weight=np.arange(2000) > 0)
-    assert automatic.preprocessor_.scaling == "robust"
+    assert automatic.preprocessor_.scaling == "mixed"
 
 
 @each_classifier

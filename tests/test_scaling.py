@@ -89,7 +89,7 @@ def test_dtype(dtype):
 
 
 @FLOATS
-@pytest.mark.parametrize("scaling", ["robust", "quantile", None])
+@pytest.mark.parametrize("scaling", ["robust", "mixed", "quantile", None])
 def test_rows_lie_one_after_the_other_in_memory(dtype, scaling):
     X = np.asfortranarray(np.arange(6.0).reshape(3, 2))
     scaler = NumericScaler(scaling, np.dtype(dtype).name)
@@ -222,7 +222,7 @@ def test_the_largest_numbers_give_no_nan(values, dtype):
 
 # --- missing values and quantiles of numbers
 
-SCALINGS = pytest.mark.parametrize("scaling", ["robust", "quantile", None])
+SCALINGS = pytest.mark.parametrize("scaling", ["robust", "mixed", "quantile", None])
 
 
 def test_statistics_leave_missing_values_out():
@@ -350,7 +350,7 @@ def test_number_of_quantiles():
         assert scaler.quantiles_.n_quantiles_ == expected
 
 
-@pytest.mark.parametrize("scaling", ["robust", "quantile", None])
+@pytest.mark.parametrize("scaling", ["robust", "mixed", "quantile", None])
 def test_scaling_needs_no_more_than_two_copies(scaling):
     X = np.random.default_rng(0).normal(size=(100_000, 20))
     scaler = NumericScaler(scaling).fit(X[:1000])
@@ -381,6 +381,29 @@ def test_columns_of_two_values_are_scaled_robustly():
     assert scaler.curved_.tolist() == [False, True, False]
     robust = NumericScaler("robust").fit_transform(X)
     assert_allclose(scaler.transform(X)[:, ::2], robust[:, ::2], rtol=1e-6)
+
+
+def test_lopsided_columns_go_by_quantiles_where_scaling_is_mixed():
+    rng = np.random.default_rng(0)
+    normal, flags = rng.normal(size=(300, 2)), rng.random(300) < 0.05
+    # Five times as far, and not quite.
+    sides = [
+        np.where(normal[:, 0] > 0, ratio * normal[:, 0], normal[:, 0])
+        for ratio in (8, 3)
+    ]
+    tied = np.maximum(np.exp(3 * normal[:, 1]), 1)
+    X = np.column_stack([*sides, -np.exp(3 * normal[:, 1]), normal[:, 0], flags, tied])
+    X[::7] = np.nan
+    X = np.column_stack([X, np.full(300, np.nan)])
+    mixed, robust, quantile = (
+        NumericScaler(s, "float64").fit(X) for s in ("mixed", "robust", "quantile")
+    )
+    assert mixed.curved_.tolist() == [True, False, True, False, False, False, False]
+    Z = mixed.transform(X)
+    curved = mixed.curved_
+    assert_array_equal(Z[:, curved], quantile.transform(X)[:, curved])
+    assert_array_equal(Z[:, ~curved], robust.transform(X)[:, ~curved])
+    assert_allclose(mixed.inverse_transform(Z)[1:7, :6], X[1:7, :6], rtol=1e-6)
 
 
 @FLOATS
@@ -436,7 +459,7 @@ def test_the_way_back_from_normal_scores(n_samples):
 
 def test_the_scaler_leaves_its_input_alone():
     X = np.array([[1.0, 2], [np.nan, 5], [3, 7], [4, 9]])
-    for scaling in ("robust", "quantile", None):
+    for scaling in ("robust", "mixed", "quantile", None):
         before = X.copy()
         NumericScaler(scaling, "float64").fit_transform(X)
         assert_array_equal(X, before)
