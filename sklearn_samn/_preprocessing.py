@@ -83,7 +83,7 @@ def _kinds(X, categorical):
 
 def _indicator():
     numbers = FunctionTransformer(as_numbers, feature_names_out="one-to-one")
-    return make_pipeline(numbers, MissingIndicator(sparse=False, error_on_new=False))
+    return make_pipeline(numbers, MissingIndicator(sparse=False))
 
 
 def _one_hot(dtype):

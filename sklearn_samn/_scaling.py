@@ -92,9 +92,8 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.center_, self.scale_ = robust_statistics(X)
         for label in self.within_reach:
             rows = X[np.asarray(y) == label]
-            if len(rows):
-                reach = _median_distances(rows, self.center_) / CLIP
-                self.scale_ = np.maximum(self.scale_, reach)
+            reach = _median_distances(rows, self.center_) / CLIP
+            self.scale_ = np.maximum(self.scale_, reach)
         self.curved_ = np.zeros(X.shape[1], dtype=bool)
         if self.scaling == "quantile":
             self.curved_ = ~_has_two_values(X)
@@ -131,7 +130,7 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         clipped = robust_clip(X[:, self.curved_], statistics, np.float64)
         # As below: sorted columns have their quantiles in a third of the time.
         clipped.sort(axis=0)
-        return quantiles.set_output(transform="default").fit(clipped)
+        return quantiles.fit(clipped)
 
     def transform(self, X):
         """Scale rows.
@@ -160,6 +159,8 @@ class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _scaled(self, X, dtype):
         statistics = self.center_, self.scale_
         exact = dtype if self.quantiles_ is None else np.float64
+        # Row by row in memory, whatever the order of X (a frame's is by column): the
+        # last bits of a matrix product depend on it.
         Z = np.empty(X.shape, dtype)
         # Block by block: what is in between would be several times the table.
         # Not gen_batches, whose validation takes as long as the scaling of a few rows.
@@ -410,9 +411,7 @@ def robust_clip(X, statistics, dtype):
         # Centre before the cast: a timestamp has no digits to lose in float32.
         Z = X - center
         Z /= scale
-        # Row by row in memory, whatever the order of X (a frame's is by column): the
-        # last bits of a matrix product depend on it.
-        Z = Z.astype(dtype, order="C", copy=False)
+        Z = Z.astype(dtype, copy=False)
     np.clip(Z, -FAR_OUT, FAR_OUT, out=Z)
     root = Z / CLIP
     np.square(root, out=root)

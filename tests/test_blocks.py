@@ -1,5 +1,6 @@
 """Reading and writing by block."""
 
+import mmap
 import re
 from pathlib import Path
 
@@ -413,3 +414,21 @@ def test_parts_that_lie_column_by_column(tmp_path):
     np.save(tmp_path / "b.npy", rows[5:])
     blocks = Blocks([tmp_path / "a.npy", tmp_path / "b.npy"], n_bytes=48)
     assert_array_equal(np.concatenate([part for _, part in blocks]), rows)
+
+
+def test_results_whose_rows_are_further_apart_than_those_of_X_in_one_memory():
+    memory = np.zeros(80)
+    X, out = memory[:20].reshape(10, 2), memory.reshape(10, 8)[:, :2]
+    with pytest.raises(ValueError, match="memory of X"):
+        check_out(out, (10, 2), np.array([0.5]), X)
+
+
+def test_room_is_claimed_from_the_offset_of_a_map_on(tmp_path, monkeypatch):
+    claimed = []
+    monkeypatch.setattr(
+        "os.posix_fallocate", lambda file, *span: claimed.append(span), raising=False
+    )
+    offset = 2 * mmap.ALLOCATIONGRANULARITY + 16
+    out = np.memmap(tmp_path / "out", float, "w+", offset, (100, 3))
+    check_out(out[10:20], (10, 3), np.array([0.5]), None)
+    assert claimed == [(offset + 10 * 24, 10 * 24)]

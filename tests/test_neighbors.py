@@ -482,3 +482,25 @@ def test_rows_vote_by_predicted_vectors_alone():
         for w in ("auto", 0.5)
     )
     assert (default == voted).all()
+
+
+def test_too_few_others_come_round_again():
+    X = np.array([[0.0], [1.0], [3.0]])
+    found = nearest_of_few(make_search("exact", X), X, np.arange(3), 5, 3)
+    assert found.tolist() == [[1, 2, 1, 2, 1], [0, 2, 0, 2, 0], [1, 0, 1, 0, 1]]
+
+
+def test_jobs_of_the_search_in_subsets(rows, monkeypatch):
+    jobs = []
+
+    class Spy(NearestNeighbors):
+        def fit(self, X):
+            jobs.append(self.n_jobs)
+            return super().fit(X)
+
+    monkeypatch.setattr(_neighbors, "NearestNeighbors", Spy)
+    rng, own = np.random.default_rng(0), np.arange(len(rows))
+    nearest_in_subsets(
+        rows, rows, own, 3, n_subsets=2, subset_size=40, rng=rng, n_jobs=2
+    )
+    assert set(jobs) == {2}

@@ -1002,3 +1002,13 @@ def test_a_disk_that_fills_up_while_resampling():
         OSError, match=r"Rows 60 to 79 cannot be written into out: .*28"
     ):
         clone(SAMPLER).fit_resample(X, y, out=out)
+
+
+def test_weightless_rows_do_not_count_for_what_goes_by_the_number_of_rows():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(2100, 3)), np.arange(2100) % 2
+    weight = (np.arange(2100) >= 200).astype(float)
+    for by_block in (False, True):
+        model = KNNSeq2SeqClassifier(out_of_core=by_block, max_epochs=1, random_state=0)
+        model.fit(X, y, sample_weight=weight)
+        assert model._module_args["n_frequencies"] == 0

@@ -13,7 +13,13 @@ from sklearn.compose import ColumnTransformer
 from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import TargetEncoder
 
-from sklearn_samn import KNNSeq2SeqClassifier, MemNetKNNClassifier, SAMNClassifier
+from sklearn_samn import (
+    KNNSeq2SeqClassifier,
+    MemNetKNNClassifier,
+    SAMNClassifier,
+    _preprocessing,
+    _scaling,
+)
 from sklearn_samn._scaling import NumericScaler, robust_clip, robust_statistics
 from sklearn_samn._tables import as_categories, categorical_mask
 
@@ -484,3 +490,33 @@ def test_fitting_keeps_no_copy_of_the_rows():
     model = clone(SAMN).set_params(max_epochs=1, batch_size=2000)
     model.fit(frame, level % 2)
     assert len(pickle.dumps(model.preprocessor_)) < 40_000
+
+
+def test_quantiles_of_a_long_table_are_drawn_by_the_seed(monkeypatch):
+    monkeypatch.setattr(_scaling, "MAX_QUANTILE_ROWS", 100)
+    X, y = np.random.default_rng(0).normal(size=(500, 3)), np.arange(500) % 2
+    params = X, y, None, "quantile", "float32"
+    one, same, other = (
+        _preprocessing.make_preprocessor(*params, seed).fit_transform(X)
+        for seed in (3, 3, 4)
+    )
+    assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "classifier",
+    [SAMNClassifier(), KNNSeq2SeqClassifier(), MemNetKNNClassifier()],
+    ids=["samn", "seq2seq", "memnet"],
+)
+def test_lopsided_columns_of_a_small_table(classifier):
+    """Robust scaling leaves the short side, on which the classes differ, no room."""
+    logs = 6 * np.random.default_rng(0).normal(size=(400, 2))
+    X, y = np.exp(logs), (logs < -9).any(axis=1)
+    classifier.set_params(random_state=0)
+    automatic, robust = (
+        clone(classifier).set_params(scaling=scaling).fit(X[:300], y[:300])
+        for scaling in ("auto", "robust")
+    )
+    assert robust.score(X[300:], y[300:]) < 0.9
+    assert automatic.score(X[300:], y[300:]) > 0.95

@@ -463,3 +463,58 @@ def test_the_scaler_leaves_its_input_alone():
         before = X.copy()
         NumericScaler(scaling, "float64").fit_transform(X)
         assert_array_equal(X, before)
+
+
+def test_a_scale_reaches_the_classes_within_reach():
+    X = np.append(np.linspace(-1, 1, 101), np.full(9, 60.0)).reshape(-1, 1)
+    y = np.append(np.zeros(101), np.ones(9))
+    center = NumericScaler().fit(X).center_[0]
+    scaler = NumericScaler(within_reach=[1]).fit(X, y)
+    assert scaler.scale_[0] == pytest.approx((60 - center) / CLIP)
+
+
+def test_another_fit_forgets_the_quantiles_before():
+    rng = np.random.default_rng(0)
+    before, X = rng.normal(size=(200, 1)), rng.exponential(size=(200, 1))
+    scaler = NumericScaler("quantile").fit(before)
+    scaler.transform(before)
+    expected = NumericScaler("quantile").fit_transform(X)
+    assert_array_equal(scaler.fit(X).transform(X), expected)
+
+
+@SCALINGS
+def test_the_scaler_leaves_scaled_rows_alone_on_the_way_back(scaling):
+    X = np.random.default_rng(0).normal(size=(200, 2))
+    scaler = NumericScaler(scaling, "float64").fit(X)
+    Z = scaler.transform(X)
+    before = Z.copy()
+    scaler.inverse_transform(Z)
+    assert_array_equal(Z, before)
+
+
+def test_quantiles_of_far_values_are_told_apart_in_float32():
+    near = np.random.default_rng(0).normal(size=1000)
+    X = np.append(near, 1e5 + np.arange(1000.0)).reshape(-1, 1)
+    single, exact = (
+        NumericScaler("quantile", dtype).fit_transform(X)
+        for dtype in ("float32", "float64")
+    )
+    assert_allclose(single, exact, atol=1e-5)
+
+
+@pytest.mark.parametrize("reached", [(), (1,)])
+def test_the_largest_numbers_there_and_back(reached):
+    largest, y = np.finfo(float).max, np.array([0, 0, 0, 1, 1])
+    X = column(-largest, -largest, 0, largest, largest)
+    scaler = NumericScaler("robust", "float64", within_reach=reached)
+    Z = scaler.fit(X, y).transform(X)
+    assert np.isfinite(scaler.inverse_transform(Z)).all()
+    # As far apart as can be.
+    X[2] = -largest
+    assert np.isfinite(scaler.fit(X, y).scale_).all()
+
+
+def test_ranges_below_the_smallest_normal_number_count_as_none():
+    assert robust_statistics(column(0, 1e-310, 2e-310, 3e-310))[1].tolist() == [1.0]
+    X = column(*[-5] * 2, *[0] * 6, *[1e-310] * 2, *[5] * 2)
+    assert robust_statistics(X)[1].tolist() == [2.5]

@@ -1,5 +1,7 @@
 """Sampling by importance."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -78,3 +80,10 @@ def test_no_error_takes_all_rows():
     moves = np.linspace(0.1, 1, 20)
     assert sample_size(moves, moves, 0.0) == 20
     assert sample_size(moves, moves, 100.0) == 1
+
+
+@pytest.mark.parametrize("n_samples", range(1, 10))
+def test_as_many_rows_as_asked_from_the_very_first_step(n_samples):
+    """Ten tenths are less than one, to the last bit."""
+    first = SimpleNamespace(uniform=lambda: 0.0)
+    assert len(sample_by_importance(np.full(10, 0.1), n_samples, first)[0]) == n_samples

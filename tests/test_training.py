@@ -1,7 +1,9 @@
 """Batches, schedule, seeds, devices and callbacks of the one training loop."""
 
 import threading
+import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from sklearn_samn._training import (
     wrap,
 )
 from sklearn_samn._training.batches import SlicedBatches, n_batches
-from sklearn_samn._training.predict import FEWEST_ROWS
+from sklearn_samn._training.predict import FEWEST_ROWS, _map_in_threads
 from sklearn_samn._training.recording import RecordedSteps, in_place
 from sklearn_samn._training.training import one_cycle
 from sklearn_samn.modules import PrototypeMemory
@@ -1171,3 +1173,40 @@ def test_a_callback_of_the_users_beside_that_of_the_best_weights():
     assert model.fit(X, y).validation_scores_ == plain.validation_scores_
     assert dict(model.net_.callbacks_)["best_weights"] is callbacks[0][1]
     assert stopping.misses_ == 0
+
+
+def test_after_an_error_nobody_takes_another_batch():
+    taken = []
+
+    def function(value):
+        taken.append(value)
+        if threading.current_thread() is threading.main_thread():
+            raise ValueError("no")
+        time.sleep(0.01)
+
+    with pytest.raises(ValueError, match="no"):
+        _map_in_threads(function, range(1000), 2)
+    assert len(taken) < 500
+
+
+def test_the_bar_of_a_resumed_training_goes_on():
+    bar = training.ProgressBar()
+    bar.on_train_begin(SimpleNamespace(max_epochs=5, history=[{}, {}]))
+    assert (bar.bar.n, bar.bar.total) == (2, 5)
+    bar.on_train_end(None)
+
+
+def test_a_hold_out_sees_the_same_memory_every_time(monkeypatch):
+    make, held_out = MemNetKNNClassifier._make_datasets, []
+
+    def spy(self, *args):
+        datasets = make(self, *args)
+        held_out.append(datasets[1])
+        return datasets
+
+    monkeypatch.setattr(MemNetKNNClassifier, "_make_datasets", spy)
+    X, y = make_classification(200, random_state=0)
+    MemNetKNNClassifier(early_stopping=True, max_epochs=1).fit(X, y)
+    index = torch.arange(5)
+    memories = [held_out[0][index][0]["memory"] for _ in range(2)]
+    assert torch.equal(*memories)

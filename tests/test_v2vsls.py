@@ -11,7 +11,8 @@ from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.exceptions import NotFittedError
 
-from sklearn_samn import V2VSLS, _neighbors
+from sklearn_samn import V2VSLS, _neighbors, _v2vsls
+from sklearn_samn._tables import _like
 
 SAMPLER = V2VSLS(max_epochs=2, random_state=0)
 
@@ -810,3 +811,103 @@ def test_jobs_of_the_neighbour_search(monkeypatch):
     monkeypatch.setattr(_neighbors, "make_search", spy)
     resampled(X, y, n_jobs=2)
     assert jobs == {2}
+
+
+def overlapping():
+    return make_classification(
+        300,
+        4,
+        n_informative=3,
+        n_redundant=0,
+        weights=[0.8],
+        class_sep=0.3,
+        random_state=0,
+    )
+
+
+class Ones:
+    """A generator whose numbers are all in the middle."""
+
+    def uniform(self, low, high, size):
+        return np.full(size, (low + high) / 2)
+
+
+def test_a_new_row_is_a_prediction_and_the_error_of_that_of_its_donor():
+    sampler, _, _ = resampled(*overlapping(), scaling=None, keep_ties=False)
+    ((code, (members, sequences, _)),) = sampler._links.items()
+    _, vectors = sampler._predict(sampler._Z[members])
+    sampler._limits = np.full(4, -np.inf), np.full(4, np.inf), np.zeros(4, dtype=bool)
+    drawn, donors, steps = np.array([0, 1, 2]), np.array([3, 4, 2]), np.array([0, 1, 4])
+    numbers = sampler._numbers(sampler._rows)
+    rows = sampler._make_rows(numbers, vectors, code, drawn, steps, donors, Ones())
+    error = sampler._Z[sequences[donors, steps]] - vectors[donors, steps]
+    assert_allclose(rows, vectors[drawn, steps] + error, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("neighbors_of", ["class", "all"])
+def test_donors_are_the_row_and_the_nearest_of_its_class(neighbors_of):
+    sampler, _, _ = resampled(*overlapping(), neighbors_of=neighbors_of)
+    ((members, _, donors),) = sampler._links.values()
+    Z = sampler._Z[members]
+    distances = np.linalg.norm(Z[:, None] - Z, axis=2)
+    assert_array_equal(donors, distances.argsort(axis=1)[:, :6])
+
+
+def test_candidates_are_taken_in_random_order_until_they_are_exhausted():
+    sampler, _, _ = resampled(*overlapping())
+    (code,) = sampler._links
+    log_probs = np.full((10, 5, 2), -np.inf)
+    log_probs[:, :, code] = 0
+    sampler.stop_when_exhausted = True
+    parents = [
+        sampler._draw(log_probs, code, 20, np.random.default_rng(seed))[0]
+        for seed in (0, 1)
+    ]
+    assert parents[0].max() > 3
+    assert not np.array_equal(*parents)
+
+
+def in_order():
+    """A rare class behind all rows of the other, far from them."""
+    X, y = numbers((840, 60))
+    return X + 100 * y[:, None], y
+
+
+def test_the_context_is_drawn_from_all_rows(monkeypatch):
+    monkeypatch.setattr(_v2vsls, "MIN_CONTEXT", 50)
+    fit, context = V2VSLS._fit_network, []
+
+    def spy(self, Z, codes, rows, *args):
+        context.append(rows[codes[rows] == 0])
+        return fit(self, Z, codes, rows, *args)
+
+    monkeypatch.setattr(V2VSLS, "_fit_network", spy)
+    resampled(*in_order())
+    assert len(context[0]) == 60
+    assert context[0].max() > 600
+
+
+def test_by_block_the_context_is_bounded_and_scaling_is_that_of_all_rows(monkeypatch):
+    monkeypatch.setattr(_v2vsls, "MAX_CONTEXT", 100)
+    learn, counts = V2VSLS._learn, []
+
+    def spy(self, table, codes, *args, **params):
+        counts.append(np.bincount(codes).tolist())
+        return learn(self, table, codes, *args, **params)
+
+    monkeypatch.setattr(V2VSLS, "_learn", spy)
+    X, y = in_order()
+    sampler = clone(SAMPLER)
+    sampler.resample_blocks(X, y)
+    assert counts == [[100, 60]]
+    scaler = sampler.preprocessor_.named_transformers_["numeric"]
+    assert_allclose(scaler.center_, np.median(X, axis=0))
+
+
+def test_objects_beside_numbers_that_are_replaced():
+    rows = np.array([[1, 1], [2.5, "2"]], dtype=object)
+    new = _like(rows[:, 0], np.array([3.0, 9.0]), np.array([False, True]))
+    assert new.tolist() == [3, 2.5] and type(new[0]) is int
+    # Of two types none is that of the column.
+    new = _like(rows[:, 1], np.array([3.0, 4.0]), np.array([False, False]))
+    assert [type(value) for value in new] == [float, float]

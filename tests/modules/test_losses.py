@@ -8,6 +8,7 @@ import torch
 
 from sklearn_samn.modules import NeighborSequenceLoss, SAMNLoss
 from sklearn_samn.modules.samn import SAMNOutput
+from sklearn_samn.modules.sample_network import SampleOutput
 from sklearn_samn.modules.seq2seq import NeighborSequence
 
 
@@ -361,3 +362,13 @@ def test_certain_and_right_is_finite(size):
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-5)
     assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
+def test_the_loss_of_several_members_is_the_mean_of_theirs(loss):
+    logits = torch.stack([double(LOGITS), -double(LOGITS), double(LOGITS).flip(0)])
+    rows = target([2, 0], [0.5, 2.0])
+    criterion = classification(loss=loss, label_smoothing=0.1)
+    each = [criterion(SampleOutput(one[None], None), rows) for one in logits]
+    together = criterion(SampleOutput(logits, None), rows)
+    assert float(together) == pytest.approx(float(sum(each)) / 3)

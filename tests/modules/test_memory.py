@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_samn.modules import NeighborMemory, PrototypeMemory
+from sklearn_samn.modules import NeighborMemory, PrototypeMemory, SampleMemory
 from sklearn_samn.modules.memory import most_likely, smallest
 
 
@@ -345,3 +345,34 @@ def test_the_likeliest_is_none_that_is_not_a_number():
     for labels, best in (([1.0, 0.0], 1), ([0.5, 0.5], 0)):
         found = most_likely(log_probs, torch.tensor([labels]), torch.ones(1))
         assert found == best
+
+
+def voters(weight=(1.0, 1.0, 1.0), n_features=1):
+    memory = NeighborMemory(2, n_features, 0)
+    rows, labels = torch.zeros(1, 3, n_features), torch.eye(2)[[0, 1, 0]]
+    memory.fill(rows, labels, torch.tensor(weight), torch.arange(3))
+    return memory
+
+
+def test_far_out_is_said_of_scaled_columns():
+    memory = voters(n_features=2)
+    memory.scale = torch.tensor([1.0, 0.0])
+    assert memory.beyond(torch.tensor([[0, 1e30], [1e30, 0]])).tolist() == [False, True]
+
+
+def test_weights_whose_sum_is_beyond_the_largest_number():
+    memory = voters([1e38, 2e38, 3e38])
+    assert memory.weight().max() == 1
+    torch.testing.assert_close(memory._prior(), torch.tensor([2 / 3, 1 / 3]))
+
+
+def test_a_filled_memory_is_written_from_its_first_place_on():
+    memory, labels, one = SampleMemory(2, 1, 3), torch.eye(2), torch.ones(1)
+    memory.start(torch.arange(4))
+    for row in torch.arange(4).split(1):
+        memory.write(torch.zeros(1, 1, 1), labels[row % 2], one, row)
+    rows = torch.zeros(1, 3, 1)
+    memory.fill(rows, labels[[0, 1, 0]], torch.ones(3), torch.arange(3))
+    memory.start(torch.tensor([4]), first=4)
+    memory.write(torch.ones(1, 1, 1), labels[[0]], one, torch.tensor([4]))
+    assert memory.rows.tolist() == [4, 1, 2]

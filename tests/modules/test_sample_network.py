@@ -671,3 +671,61 @@ def test_a_module_of_the_users_extracts_the_features():
     assert net.linear.weight.shape == (2, 3, 7)
     remember(net)
     assert net(double(5, 4)).logits.shape == (2, 5, 3)
+
+
+@pytest.mark.parametrize("kernel", ["exponential", "rbf"])
+def test_rows_that_are_far_from_all_still_see_them(kernel):
+    queries = torch.tensor([[[1e6], [2.0]]])
+    keys, values, bias = (
+        torch.tensor([[[0.0], [1.0]]]),
+        torch.eye(2)[None],
+        torch.zeros(2),
+    )
+    found = read_memory(queries, keys, values, bias, torch.ones(1, 1, 1), kernel=kernel)
+    torch.testing.assert_close(found.sum(2), torch.ones(1, 2))
+
+
+def filled(**params):
+    """A network whose memory and pool hold 40 rows, the rows and their labels."""
+    torch.manual_seed(0)
+    network = SampleNetwork(
+        3, 2, memory_size=40, hidden_layer_sizes=(8,), embedding_size=4, **params
+    ).eval()
+    x = torch.randn(40, 3)
+    stored = torch.eye(2)[(x[:, 0] > 0).long()], torch.ones(40), torch.arange(40)
+    with torch.no_grad():
+        # Once for each read: what is stored for it depends on the reads before.
+        for _ in network.queries:
+            network.memory.fill(network.embed(x), *stored)
+    network.pool.fill(x[None], *stored)
+    return network, x, stored[0]
+
+
+def test_attention_is_that_of_the_last_read():
+    network, x, _ = filled(n_attention_blocks=2)
+    with torch.no_grad():
+        network.temperature[-1] += 3
+        z = network.embed(x)[0, :, -4:]
+        keys = network.memory.entries[0, :, -4:]
+        scale = nn.functional.softplus(network.temperature[-1, 0])
+        expected = (-scale * torch.cdist(z, keys)).softmax(1)
+        torch.testing.assert_close(network.attend(x), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_sensitivity_of_a_network_with_tiny_gradients():
+    network, x, labels = filled()
+    with torch.no_grad():
+        network.linear.weight *= 1e-25
+        network.gate.fill_(-80.0)
+    sensitivity = network.sensitivity(x, labels, torch.full((40,), -1))
+    assert sensitivity.isfinite().all()
+    assert sensitivity.max() == 1
+
+
+def test_the_lowest_temperature(monkeypatch):
+    network, x, labels = filled(neighbor_weight=0.1)
+    monkeypatch.setattr(network.pool, "best_temperature", lambda *args: 0.25)
+    network.choose_temperature(
+        x, labels, torch.ones(40), torch.arange(40), torch.ones(40)
+    )
+    assert network.label_temperature == 0.5
