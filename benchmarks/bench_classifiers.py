@@ -119,8 +119,10 @@ class FirstRecipe(SAMNClassifier):
 class PlainVote(SAMNClassifier):
     """The columns of its vote count alike, for a share of 0.3."""
 
-    def _tune_vote(self, module, stored, more):
-        pass
+    def _make_filler(self, *args):
+        filler = super()._make_filler(*args)
+        filler.tune_columns = False
+        return filler
 
 
 def make_ours(estimator, categorical, seed, **params):

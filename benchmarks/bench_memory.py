@@ -57,9 +57,16 @@ TITLES = {
 class RandomSupport(SAMNClassifier):
     """Keeps rows for prediction whatever they matter."""
 
-    def _influence(self, module, dataset, rows):
-        rows, moves, classes = super()._influence(module, dataset, rows)
-        return rows, np.ones(len(moves)), classes
+    def _make_filler(self, *args):
+        filler = super()._make_filler(*args)
+        influence = filler.influence
+
+        def equal(rows):
+            rows, moves, classes = influence(rows)
+            return rows, np.ones(len(moves)), classes
+
+        filler.influence = equal
+        return filler
 
 
 def make(categorical, seed, parameter, value):

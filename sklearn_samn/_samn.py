@@ -20,35 +20,32 @@ from ._base import (
     UNBOUNDED,
     BaseNeuralClassifier,
     between_sizes,
-    highest_temperature,
+)
+from ._filling import (
+    MAX_LOOKING,
+    MIN_POOL,
+    MemoryFiller,
+    entropy,
+    looking_batch,
+    pool_sizes,
+    untuned_share,
 )
 from ._neighbors import distinct_rows
-from ._support import raise_rare_classes, sample_by_importance, sample_size
 from ._validation import check_layer_sizes, unchanged_on_failure
 from .modules import SAMN, SAMNLoss, SampleNetwork
-from .modules.embedding import ACTIVATIONS, at_once
+from .modules.embedding import ACTIVATIONS
 
 # Smallest batch that batch_size="auto" takes.
 MIN_AUTO_BATCH_SIZE = 32
 # What "auto" is for up to 800 and for from 4,000 training rows; between them it moves
 # with the logarithm of their number.
 BY_SIZE = {"dropout": (0.4, 0.1), "max_epochs": (20, 16)}
-# Rows embedded at a time when the memory is filled.
-SUPPORT_BATCH = 1024
-# Rows that compete for attention at a time when the support is chosen.
-SUPPORT_CANDIDATES = 2048
 # memory_size="auto" is so many rows per class, at least MIN_MEMORY. From MEMORY_ROWS
 # training rows on it grows in proportion to them, up to MEMORY_GROWTH times as many.
 MEMORY_OF_CLASS, MIN_MEMORY, MEMORY_ROWS, MEMORY_GROWTH = 32, 128, 4000, 4
 MAX_MEMORY = 2048
-# support_size="auto" keeps as many rows as let the shares of attention be wrong by
-# SUPPORT_ERROR in expectation, at least SUPPORT_OF_CLASS per class.
-SUPPORT_ERROR, SUPPORT_OF_CLASS, MAX_SUPPORT = 0.02, 128, 8192
-# Weights of attention over the whole memory that are held at a time, but those of
-# MIN_EXPLAINED rows in prediction, where each call costs.
-LOOKING_WEIGHTS, MIN_EXPLAINED = 2**16, 64
-# Keeps the division by a sum of weights finite where all are zero.
-TINY = 1e-30
+# Fewest rows whose attention is asked for at a time, as each call costs.
+MIN_EXPLAINED = 64
 # Arguments of the network that may be others when training goes on (warm_start,
 # partial_fit).
 CHANGING = {
@@ -59,13 +56,6 @@ CHANGING = {
     "neighbor_weight",
     "pool_size",
 }
-# Training rows whose attention tells which entries matter.
-MAX_LOOKING = 1024
-# Training rows from which on the vote is tuned, and by how many of them.
-MIN_TUNED_ROWS, MAX_TUNING = 800, 512
-# pool_size="auto" is at most MIN_POOL rows, or MAX_POOL where the share of the vote is
-# above the untuned one.
-MIN_POOL, MAX_POOL = 8192, 32_768
 # Rows below which n_attention_blocks="auto" is 1, not 0.
 MAX_BLOCK_ROWS = 2_000
 # Rows from which on the waves are learned: a tenth of the time, and for fewer nothing.
@@ -585,7 +575,7 @@ class SAMNClassifier(BaseNeuralClassifier):
             return self._module_args["neighbor_weight"] if goes_on else 0.0
         if self.feature_extractor is not None:
             return 0.0
-        return _untuned_share(self._pool_sizes(n_rows)[0], n_rows)
+        return untuned_share(pool_sizes(self.pool_size, n_rows)[0], n_rows)
 
     def _temperature(self, n_rows, share):
         if self.temperature != "auto":
@@ -612,13 +602,6 @@ class SAMNClassifier(BaseNeuralClassifier):
         """Rows of the pool that partial_fit writes to."""
         wanted = MIN_POOL if self.pool_size in ("auto", None) else self.pool_size
         return max(wanted, self._present_size("pool_size"))
-
-    def _pool_sizes(self, n_rows):
-        """Rows that vote, and how many if that vote is a good one."""
-        sizes = MIN_POOL, MAX_POOL
-        if self.pool_size != "auto":
-            sizes = [self.pool_size or n_rows]
-        return sorted({min(size, n_rows) for size in sizes})
 
     def _present_size(self, name):
         """A size of the network there is already; 0 without one."""
@@ -769,163 +752,26 @@ class SAMNClassifier(BaseNeuralClassifier):
         vars(self).pop("support_weights_", None)
         with torch.no_grad():
             if isinstance(module, SampleNetwork) and module.queries:
-                self._fill(module, dataset, rng)
-                self.support_weights_ = self._look(module, dataset, looking)
+                filler = self._make_filler(module, dataset, rng)
+                filler.fill()
+                self.support_weights_, self._attention_entropy = filler.look(looking)
             elif isinstance(module, SAMN) and module.attention:
                 weights = module.attend(dataset[looking][0]["x"])[:, -1]
                 n_entries = torch.tensor(weights.shape[1])
                 self._attention_entropy = float(entropy(weights, n_entries).mean())
 
-    def _fill(self, module, dataset, rng):
-        """Store rows as the network embeds them now, those that matter if not all."""
-        chunks = torch.arange(len(dataset)).split(SUPPORT_BATCH)
-        numbers = torch.cat([dataset[index][0]["row"] for index in chunks])
-        rows = np.unique(numbers.cpu().numpy(), return_index=True)[1]
-        n_rows, importance, classes = len(rows), None, None
-        n_support = self._n_support(n_rows)
-        pool_sizes = self._pool_sizes(n_rows) if module.neighbor_weight else []
-        if min([n_support, *pool_sizes]) < n_rows:
-            rows, moves, classes = self._influence(
-                module, dataset, rng.permutation(rows)
-            )
-            # Half is the same for all, so that no region is left empty.
-            importance = moves + moves.mean() + TINY
-            if self.support_size == "auto":
-                wanted = sample_size(moves, importance, SUPPORT_ERROR)
-                n_support = max(n_support, min(wanted, MAX_SUPPORT))
-
-        def draw(n_samples):
-            if n_samples == n_rows:
-                return np.sort(rows), np.ones(n_rows)
-            raised = raise_rare_classes(importance, classes, n_samples)
-            drawn, weights = sample_by_importance(raised, n_samples, rng)
-            order = np.argsort(rows[drawn])
-            return rows[drawn[order]], weights[order]
-
-        support = draw(n_support)
-        # Once for each read: what is stored for it depends on the reads before.
-        for _ in module.queries:
-            self._store(module, dataset, *support)
-        self._fill_pools(module, dataset, pool_sizes, n_rows, draw, rng)
-
-    def _fill_pools(self, module, dataset, sizes, n_rows, draw, rng):
-        """Store rows as they came for the vote, which is tuned; more while it pays."""
-        stored = None
-        for n_pooled in sizes:
-            self._fill_pool(module, dataset, *draw(n_pooled))
-            untuned = _untuned_share(n_pooled, n_rows)
-            if self.neighbor_weight == "auto":
-                # Of different rows: what there was counted copies.
-                module.neighbor_weight = untuned
-            if n_pooled > self.n_neighbors:
-                looking = rng.permutation(len(dataset))[:MAX_TUNING]
-                stored = self._tuning_rows(dataset, looking)
-                if n_rows >= MIN_TUNED_ROWS:
-                    self._tune_vote(module, stored, more=untuned / 3)
-            if module.neighbor_weight <= untuned:
-                # Only where votes of this pool are good is a larger one worth its time.
-                break
-        if stored is not None and self.temperature == "auto":
-            module.choose_temperature(**stored, highest=highest_temperature(n_rows))
-
-    def _n_support(self, n_rows):
-        """Rows of the support, the fewest where there are as many as needed."""
-        if self.support_size == "auto":
-            return min(SUPPORT_OF_CLASS * len(self.classes_), MAX_SUPPORT, n_rows)
-        return min(self.support_size or n_rows, n_rows)
-
-    def _store(self, module, dataset, rows, weights=None):
-        """Make the memory hold these rows of the dataset and no others."""
-        wholes = None
-        for start in range(0, len(rows), SUPPORT_BATCH):
-            part = slice(start, start + SUPPORT_BATCH)
-            stored = dataset[torch.from_numpy(rows[part])][0]
-            z = module.embed(stored.pop("x")).transpose(0, 1)
-            parts = z, *stored.values()
-            # Written into place: parts and their whole would be there at once.
-            wholes = wholes or [a.new_empty(len(rows), *a.shape[1:]) for a in parts]
-            for whole, values in zip(wholes, parts, strict=True):
-                whole[part] = values
-        z, labels, weight, row = wholes
-        if weights is not None:
-            weight *= torch.as_tensor(weights).to(weight)
-        module.memory.fill(z.transpose(0, 1), labels, weight, row)
-
-    def _fill_pool(self, module, dataset, rows, weights):
-        """Make the pool hold these rows of the dataset."""
-        # The rows before are let go first, or both would be in memory at once.
-        module.pool.entries = module.pool.entries[:, :0]
-        stored = dataset[torch.from_numpy(rows)][0]
-        weight = stored["weight"] * torch.as_tensor(weights).to(stored["weight"])
-        rows = stored["x"].unsqueeze(0)
-        module.pool.fill(rows, stored["labels"], weight, stored["row"])
-
-    def _tuning_rows(self, dataset, rows):
-        """Stored rows as the vote is tuned by them."""
-        inputs, target = dataset[torch.from_numpy(rows)]
-        weight = target.get("weight", torch.ones_like(inputs["weight"]))
-        return {
-            "x": inputs["x"],
-            "labels": torch.eye(len(self.classes_)).to(weight)[target["y"]],
-            "weight": weight,
-            "row": inputs["row"],
-            "share": weight / inputs["weight"],
-        }
-
-    def _tune_vote(self, module, stored, more):
-        """Choose by these rows how columns count in the vote, and how much it does."""
-        if self.feature_extractor is not None:
-            # It may be no function with a gradient.
-            return
-        votes = module.scale_columns(**stored)
-        if self.neighbor_weight == "auto":
-            module.choose_share(votes, **stored, more=more)
-
-    def _influence(self, module, dataset, rows):
-        """The rows, class by class, how much each moves attention, and their classes.
-
-        That is the derivative of the share of its class in the attention of a training
-        row with respect to the logarithm of its weight, as a root mean square: small
-        for a row that others stand in for, or that nobody looks at.
-        """
-        looking = torch.from_numpy(rows[:MAX_LOOKING])
-        moves, classes = [], []
-        parts = np.array_split(rows, math.ceil(len(rows) / SUPPORT_CANDIDATES))
-        for part in parts:
-            self._store(module, dataset, part)
-            labels, total = module.memory.labels, 0
-            for weights, _ in self._attention_of_rows(module, dataset, looking):
-                shares = weights @ labels
-                moved = weights.mul_(1 - shares @ labels.T)
-                total = total + moved.square_().sum(0)
-            moves.append((total / len(looking)).sqrt().cpu().numpy().astype(float))
-            classes.append(labels.argmax(1).cpu().numpy())
-        # Each part was alone in the memory; among all, a row gets so much less of it.
-        moves, classes = np.concatenate(moves) / len(parts), np.concatenate(classes)
-        order = np.argsort(classes, kind="stable")
-        return rows[order], moves[order], classes[order]
-
-    def _attention_of_rows(self, module, dataset, rows):
-        """Attention of rows of the dataset, none looking at itself, part by part.
-
-        With it the number of entries that each of the rows could look at.
-        """
-        for part in rows.split(looking_batch(module.memory.rows)):
-            inputs = dataset[part][0]
-            weights = module.attend(inputs["x"], module.memory.find(inputs["row"]))
-            own = inputs["row"].unsqueeze(1) == module.memory.rows
-            weights = weights.masked_fill(own, 0)
-            shares = weights / weights.sum(1, keepdim=True).clamp_min(TINY)
-            yield shares, (~own).sum(1)
-
-    def _look(self, module, dataset, rows):
-        """Mean attention of training rows on each entry, none looking at itself."""
-        total = spread = 0
-        for weights, n_entries in self._attention_of_rows(module, dataset, rows):
-            total = total + weights.sum(0)
-            spread = spread + entropy(weights, n_entries).sum()
-        self._attention_entropy = float(spread) / len(rows)
-        return total.cpu().numpy() / len(rows)
+    def _make_filler(self, module, dataset, rng):
+        return MemoryFiller(
+            module,
+            dataset,
+            rng,
+            support_size=self.support_size,
+            pool_size=self.pool_size,
+            # A network of the user's may be no function with a gradient.
+            tune_columns=self.feature_extractor is None,
+            tune_share=self.neighbor_weight == "auto",
+            tune_temperature=self.temperature == "auto",
+        )
 
     def _keep(self, net, past):
         super()._keep(net, past)
@@ -1227,24 +1073,9 @@ class SAMNClassifier(BaseNeuralClassifier):
         )
 
 
-def _untuned_share(n_pooled, n_rows):
-    # Of few of the rows that the network has learned from, the nearest are far.
-    return 0.3 * (n_pooled / n_rows) ** 0.75
-
-
-def looking_batch(entries):
-    """Rows whose weights of these entries are held at a time."""
-    return max(at_once(LOOKING_WEIGHTS, entries) // len(entries), 1)
-
-
 def _numbers(module, method):
     """What each column of the weights that ``method`` gives is of; -1 for nothing."""
     if not isinstance(module, SampleNetwork):
         places = torch.arange(len(module.memory.filled), device=module.bias.device)
         return torch.where(module.memory.filled, places, -1)
     return module.stored() if method == "decide" else module.memory.rows
-
-
-def entropy(weights, n_entries):
-    """Entropy of each row's attention, as a share of that of equal weights."""
-    return torch.special.entr(weights).sum(1) / n_entries.clamp_min(2).log()

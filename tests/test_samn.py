@@ -411,8 +411,8 @@ def test_probabilities_are_better_for_the_temperature(load, n_train):
     ],
 )
 def test_more_rows_vote_where_their_vote_counts(share, size, n_pooled, monkeypatch):
-    monkeypatch.setattr("sklearn_samn._samn.MIN_POOL", 500)
-    monkeypatch.setattr("sklearn_samn._samn.MAX_POOL", 900)
+    monkeypatch.setattr("sklearn_samn._filling.MIN_POOL", 500)
+    monkeypatch.setattr("sklearn_samn._filling.MAX_POOL", 900)
     X, y = two_columns_in_noise(1000)
     model = fitted(X, y, neighbor_weight=share, pool_size=size)
     assert len(model.pool_) == n_pooled
