@@ -93,7 +93,7 @@ class KNNSeq2SeqClassifier(BaseNeighborClassifier):
         interquartile range, then clipped smoothly to (-3, 3), so that raw features and
         outliers work as they come. "quantile": to a normal distribution by rank, save
         columns of two values. "auto": "quantile" from 2,000 training rows on; below,
-        "robust", but for columns of which one side is more than five times as long as
+        "robust", but for columns of which one side is more than four times as long as
         the other, such as incomes, which go by quantiles. None takes them as they are.
     categorical_features : "auto", "from_dtype", array-like or None, default="auto"
         Which columns are categories. "auto": those of a DataFrame that hold strings or

@@ -22,7 +22,7 @@ BLOCK_ROWS, BLOCK_VALUES = 4096, 2**20
 MAX_QUANTILE_ROWS = 100_000
 # A column is lopsided where from its median to one decile it is so many times as far as
 # to the other.
-LOPSIDED = 5
+LOPSIDED = 4
 
 
 class NumericScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -281,7 +281,7 @@ def is_lopsided(X):
     Returns
     -------
     ndarray of bool of shape (n_features,)
-        Whether from the median to one decile it is more than five times as far as to
+        Whether from the median to one decile it is more than four times as far as to
         the other, which differs from it.
 
     Examples

@@ -386,7 +386,7 @@ def test_columns_of_two_values_are_scaled_robustly():
 def test_lopsided_columns_go_by_quantiles_where_scaling_is_mixed():
     rng = np.random.default_rng(0)
     normal, flags = rng.normal(size=(300, 2)), rng.random(300) < 0.05
-    # Five times as far, and not quite.
+    # More than four times as far, and less.
     sides = [
         np.where(normal[:, 0] > 0, ratio * normal[:, 0], normal[:, 0])
         for ratio in (8, 3)
