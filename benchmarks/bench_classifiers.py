@@ -92,7 +92,7 @@ class FirstRecipe(SAMNClassifier):
 
     What the defaults must beat: no vote of neighbours, no blocks of attention, 40 to 25
     epochs; waves are always learned, the whole training part is read in prediction;
-    less dropout, all columns scaled alike.
+    all columns are scaled alike.
     """
 
     def _get_module_args(self, n_features, n_rows):
@@ -106,7 +106,6 @@ class FirstRecipe(SAMNClassifier):
             n_attention_blocks=0,
             memory_size=2048,
             support_size=None,
-            dropout=0.3 - 0.2 * large,
             scaling="quantile" if len(y) >= 2000 else "robust",
             label_smoothing=0.1,
             lr=3e-3 + 1e-3 * large,

@@ -39,7 +39,7 @@ from .modules.embedding import ACTIVATIONS
 MIN_AUTO_BATCH_SIZE = 32
 # What "auto" is for up to 800 and for from 4,000 training rows; between them it moves
 # with the logarithm of their number.
-BY_SIZE = {"dropout": (0.4, 0.1), "max_epochs": (20, 16)}
+BY_SIZE = {"dropout": (0.3, 0.1), "max_epochs": (20, 16)}
 # memory_size="auto" is so many rows per class, at least MIN_MEMORY. From MEMORY_ROWS
 # training rows on it grows in proportion to them, up to MEMORY_GROWTH times as many.
 MEMORY_OF_CLASS, MIN_MEMORY, MEMORY_ROWS, MEMORY_GROWTH = 32, 128, 4000, 4
@@ -97,7 +97,7 @@ class SAMNClassifier(BaseNeuralClassifier):
     activation : {"relu", "silu", "mish", "gelu", "tanh"}, default="silu"
         Activation of those layers.
     dropout : "auto" or float in [0, 1), default="auto"
-        Dropout after each hidden layer. "auto" falls from 0.4 for up to 800 training
+        Dropout after each hidden layer. "auto" falls from 0.3 for up to 800 training
         rows to 0.1 from 4,000 on.
     batch_norm : bool, default=True
         Batch normalisation in each hidden layer.

@@ -802,9 +802,9 @@ def test_another_memory_after_another_fit():
 @pytest.mark.parametrize(
     ("n_samples", "max_epochs", "dropout", "n_blocks", "batch_size"),
     [
-        (90, 20, 0.4, 1, 32),
-        (590, 20, 0.4, 1, 148),
-        (1789, 18, 0.25, 1, 256),
+        (90, 20, 0.3, 1, 32),
+        (590, 20, 0.3, 1, 148),
+        (1789, 18, 0.2, 1, 256),
         (4000, 16, 0.1, 0, 256),
     ],
 )
