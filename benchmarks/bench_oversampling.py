@@ -185,6 +185,7 @@ ABLATIONS = {
         lr_schedule="constant",
         optimizer="adam",
         weight_decay=0.0,
+        scaling="robust",
     ),
 }
 CLASSIFIERS = {

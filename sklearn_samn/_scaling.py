@@ -298,7 +298,7 @@ def is_lopsided(X):
     low, center, high = np.take_along_axis(columns, deciles, axis=0)
     with np.errstate(over="ignore"):
         sides = np.sort([center - low, high - center], axis=0)
-    return (sides[0] > 0) & (sides[1] > LOPSIDED * sides[0])
+    return (sides[0] > 0) & (sides[1] / LOPSIDED > sides[0])
 
 
 def robust_statistics(X):

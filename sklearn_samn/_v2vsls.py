@@ -119,9 +119,11 @@ class V2VSLS(NeighborSequenceMixin, NeuralMixin, BaseOverSampler):
         their indices, names, or a boolean mask; None for none. A synthetic row has
         each category from its parent or from the parent's neighbour. The network sees
         them one-hot; a column of more than 64 levels by its target statistics.
-    scaling : {"robust", "quantile"} or None, default="robust"
-        Of the numbers inside: by median and interquartile range with a smooth clip, by
-        ranks to a normal distribution, or not at all.
+    scaling : {"auto", "robust", "quantile"} or None, default="auto"
+        Of the numbers inside: "robust" by median and interquartile range with a smooth
+        clip, "quantile" by ranks to a normal distribution, None not at all. "auto" is
+        "robust", but for columns of which one side is more than four times as long as
+        the other, such as incomes, which go by quantiles.
     class_weight : dict, "balanced" or None, default="balanced"
         Weight of each class in the loss, as in scikit-learn: "balanced" is inversely
         proportional to the class counts.
@@ -240,7 +242,7 @@ class V2VSLS(NeighborSequenceMixin, NeuralMixin, BaseOverSampler):
     The published version is ``V2VSLS(neighbors_of="all", residual_scale=0.0,
     keep_ties=False, stop_when_exhausted=True, rejection=0.0, class_weight=None,
     vector_reduction="sum", lr_schedule="constant", optimizer="adam",
-    weight_decay=0.0)``.
+    weight_decay=0.0, scaling="robust")``.
 
     References
     ----------
@@ -278,7 +280,7 @@ class V2VSLS(NeighborSequenceMixin, NeuralMixin, BaseOverSampler):
         dropout=0.2,
         batch_norm=True,
         categorical_features="auto",
-        scaling="robust",
+        scaling="auto",
         class_weight="balanced",
         max_epochs=10,
         lr=1e-2,
@@ -344,7 +346,7 @@ class V2VSLS(NeighborSequenceMixin, NeuralMixin, BaseOverSampler):
         "residual_scale": [Interval(Real, 0, None, closed="left")],
         "keep_ties": ["boolean"],
         "stop_when_exhausted": ["boolean"],
-        "scaling": [StrOptions({"robust", "quantile"}), None],
+        "scaling": [StrOptions({"auto", "robust", "quantile"}), None],
         "cell": [StrOptions({"lstm", "gru"})],
     }
 
@@ -673,7 +675,7 @@ class V2VSLS(NeighborSequenceMixin, NeuralMixin, BaseOverSampler):
             table,
             codes,
             self.is_categorical_,
-            self.scaling,
+            "mixed" if self.scaling == "auto" else self.scaling,
             "float32",
             seed,
             within_reach=list(wanted),

@@ -514,6 +514,15 @@ def test_the_largest_numbers_there_and_back(reached):
     assert np.isfinite(scaler.fit(X, y).scale_).all()
 
 
+def test_lopsided_columns_of_the_largest_numbers():
+    largest = np.finfo(float).max
+    X = np.linspace(0, 1, 11)[:, None] ** [[1, 9]]
+    X = np.column_stack([largest * (2 * X[:, 0] - 1), largest * X[:, 1]])
+    scaler = NumericScaler("mixed").fit(X)
+    assert scaler.curved_.tolist() == [False, True]
+    assert np.isfinite(scaler.transform(X)).all()
+
+
 def test_ranges_below_the_smallest_normal_number_count_as_none():
     assert robust_statistics(column(0, 1e-310, 2e-310, 3e-310))[1].tolist() == [1.0]
     X = column(*[-5] * 2, *[0] * 6, *[1e-310] * 2, *[5] * 2)

@@ -198,13 +198,14 @@ def test_frames_that_imbalanced_learn_does_not_take_are_refused():
         V2VSLS().fit_resample(pyarrow.table({"a": X[:, 0], "b": X[:, 1]}), y)
 
 
-def test_scaling_by_ranks():
+@pytest.mark.parametrize("scaling", ["auto", "quantile"])
+def test_scaling_by_ranks(scaling):
     """A skewed column keeps the shape that its class has."""
     apart = []
     for seed in range(4):
         X, y = numbers((400, 100), seed)
         X[:, 0] = np.exp(3 * X[:, 0])
-        _, X_new, _ = resampled(X, y, scaling="quantile", max_epochs=10)
+        _, X_new, _ = resampled(X, y, scaling=scaling, max_epochs=10)
         own = np.quantile(X[y == 1, 0], [0.25, 0.5, 0.75])
         made = np.quantile(X_new[500:, 0], [0.25, 0.5, 0.75])
         apart.append(np.log(made) - np.log(own))
@@ -621,7 +622,7 @@ def test_a_class_of_one_row_has_its_own_cure():
         resampled(X, y, k_neighbors=1)
 
 
-@pytest.mark.parametrize("scaling", ["robust", "quantile"])
+@pytest.mark.parametrize("scaling", ["auto", "robust", "quantile"])
 def test_numbers_at_the_limits_of_their_dtype(scaling):
     X, y = numbers((3000, 300))
     X = np.where(X > 1, 1.7e308, np.where(X > 0, 0, -1.7e308))
@@ -650,7 +651,7 @@ def test_another_default_dtype_of_torch():
     assert {p.dtype for p in sampler.net_.module_.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("scaling", ["robust", "quantile", None])
+@pytest.mark.parametrize("scaling", ["auto", "robust", "quantile", None])
 @pytest.mark.parametrize("far_out", ["shifted", "long-tailed", "mostly zero"])
 def test_a_class_far_out_in_a_column_gets_rows_out_there(far_out, scaling):
     rng = np.random.default_rng(0)
