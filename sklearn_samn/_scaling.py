@@ -291,14 +291,19 @@ def is_lopsided(X):
     >>> is_lopsided(np.column_stack([X, np.exp(X), X > 2])).tolist()
     [False, True, False]
     """
-    # Missing ones come last.
-    columns = np.sort(X, axis=0)
-    last = (~np.isnan(X)).sum(axis=0).clip(1) - 1
-    deciles = np.rint(np.outer([0.1, 0.5, 0.9], last)).astype(int)
-    low, center, high = np.take_along_axis(columns, deciles, axis=0)
-    with np.errstate(over="ignore"):
-        sides = np.sort([center - low, high - center], axis=0)
-    return (sides[0] > 0) & (sides[1] / LOPSIDED > sides[0])
+    lopsided = np.empty(X.shape[1], dtype=bool)
+    # A few columns at a time: all of them would be copied.
+    for some in gen_batches(X.shape[1], max(BLOCK_VALUES // len(X), 1)):
+        columns = np.ascontiguousarray(X[:, some].T)
+        last = (~np.isnan(columns)).sum(axis=1).clip(1) - 1
+        deciles = np.rint(np.outer(last, [0.1, 0.5, 0.9])).astype(int)
+        # Missing ones come last.
+        columns = np.sort(columns, axis=1)
+        low, center, high = np.take_along_axis(columns, deciles, axis=1).T
+        with np.errstate(over="ignore"):
+            sides = np.sort([center - low, high - center], axis=0)
+        lopsided[some] = (sides[0] > 0) & (sides[1] / LOPSIDED > sides[0])
+    return lopsided
 
 
 def robust_statistics(X):
