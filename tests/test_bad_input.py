@@ -1166,3 +1166,20 @@ def test_a_checkpoint_needs_the_same_stream_again(estimator, tmp_path):
         checkpoint=tmp_path / "file", random_state=np.random.RandomState(0)
     )
     refused(model, X, y, "needs an int as random_state")
+
+
+class Interrupt(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        raise KeyboardInterrupt
+
+
+@every_estimator
+def test_an_interrupted_fit_leaves_the_fit_before(estimator):
+    X, y = data()
+    model = clone(estimator)
+    learn(model, X, y)
+    model.set_params(skorch_params={"callbacks": [Interrupt()]})
+    before = dict(vars(model))
+    with pytest.raises(KeyboardInterrupt):
+        learn(model, X[::2], y[::2])
+    assert vars(model) == before

@@ -49,8 +49,10 @@ from sklearn_samn import (
     KNNSeq2SeqClassifier,
     MemNetKNNClassifier,
     SAMNClassifier,
+    _base_neighbors,
     _training,
 )
+from sklearn_samn.modules import NeighborMemory
 
 SAMN = SAMNClassifier(max_epochs=4, random_state=0)
 SEQ2SEQ = KNNSeq2SeqClassifier(max_epochs=4, n_neighbors=3, random_state=0)
@@ -1446,8 +1448,7 @@ def test_the_sampler_continues_with_warm_start():
 
 
 def test_the_sampler_scales_unless_told_not_to():
-    X, y = imbalanced()
-    X = X + 0.3  # no whole numbers, which are rounded in their own units
+    X, y = overlapping()
     scaled = clone(SAMPLER)
     raw = clone(SAMPLER).set_params(scaling=None)
     shift, scale = np.array([100.0]), np.array([8.0])
@@ -1518,3 +1519,36 @@ def test_votes_for_many_classes_take_no_room_of_their_own():
     # A row of each class each would be 1.4 MB.
     assert sizes[1] < sizes[0] + 100_000
     assert by_vectors.predict_proba(X).shape == (600, 300)
+
+
+def test_vectors_are_the_mean_over_the_memories():
+    X, y = separable()
+    X = X.astype(np.float32)
+    model = clone(MEMNET).set_params(scaling=None, n_memories=3).fit(X, y)
+    module, x = model.net_.module_, torch.from_numpy(X[:20])
+    with torch.no_grad():
+        found = [module(x, torch.from_numpy(m)).vectors for m in model._memories]
+    assert len(found) == 3
+    vectors = model.predict_neighbors(X[:20])[1]
+    assert_allclose(vectors, torch.stack(found).mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_all_rows_vote_where_fewer_differ_than_there_are_neighbours():
+    X, _ = separable()
+    X, y = np.repeat(X[:3], 10, axis=0), np.repeat([0, 1, 1], 10)
+    model = clone(VECTORS).set_params(n_neighbors=5).fit(X, y)
+    assert_allclose(model.predict_proba(X), [[1 / 3, 2 / 3]] * 30)
+
+
+def test_few_rows_choose_the_temperature(monkeypatch):
+    X, y = separable(300)
+    n_rows, best = [], NeighborMemory.best_temperature
+
+    def spy(self, x, *args):
+        n_rows.append(len(x))
+        return best(self, x, *args)
+
+    monkeypatch.setattr(_base_neighbors, "MAX_TUNING", 100)
+    monkeypatch.setattr(NeighborMemory, "best_temperature", spy)
+    clone(SEQ2SEQ).fit(X, y)
+    assert n_rows == [100]

@@ -1012,3 +1012,35 @@ def test_weightless_rows_do_not_count_for_what_goes_by_the_number_of_rows():
         model = KNNSeq2SeqClassifier(out_of_core=by_block, max_epochs=1, random_state=0)
         model.fit(X, y, sample_weight=weight)
         assert model._module_args["n_frequencies"] == 0
+
+
+def test_rows_of_weight_zero_do_not_change_the_scale_of_the_loss():
+    X, y = data()
+    weight = np.repeat([1.0, 0.0], 200)
+    model = clone(SEQ2SEQ).set_params(out_of_core=True)
+    part = clone(model).fit(X[:200], y[:200]).loss_curve_
+    # Of other batches.
+    assert_allclose(model.fit(X, y, weight).loss_curve_, part, rtol=0.2)
+
+
+class Addressed:
+    """Its repr is that of object, which holds its address."""
+
+
+def test_the_address_of_an_object_is_no_other_parameter():
+    one, other = (
+        clone(SEQ2SEQ)
+        .set_params(skorch_params={"callbacks__x": Addressed()})
+        ._fingerprint([])
+        for _ in range(2)
+    )
+    assert one == other
+
+
+def test_nothing_is_left_beside_a_refused_checkpoint(tmp_path):
+    X, y = data(100)
+    path = tmp_path / "fit"
+    path.write_bytes(b"something else")
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        clone(SEQ2SEQ).set_params(checkpoint=path).fit(X, y)
+    assert [p.name for p in tmp_path.iterdir()] == ["fit"]

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pandas as pd
 import polars
+import pyarrow
 import pytest
 from numpy.testing import assert_array_equal
 from sklearn import config_context
@@ -520,3 +521,10 @@ def test_lopsided_columns_of_a_small_table(classifier):
     )
     assert robust.score(X[300:], y[300:]) < 0.9
     assert automatic.score(X[300:], y[300:]) > 0.95
+
+
+def test_dictionaries_of_pyarrow_are_categories():
+    numbers = pd.array([1, 2, 1], dtype=pd.ArrowDtype(pyarrow.int64()))
+    kind = pd.ArrowDtype(pyarrow.dictionary(pyarrow.int32(), pyarrow.int64()))
+    X = pd.DataFrame({"a": [1.0, 2.0, 3.0], "level": numbers.astype(kind)})
+    assert categorical_mask(X, "from_dtype").tolist() == [False, True]

@@ -4,6 +4,7 @@ import pickle
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
@@ -469,7 +470,8 @@ def test_rows_are_kept_where_they_vote(params, votes):
 
 def test_votes_without_a_fit():
     X, y = blobs()
-    model = SAMNClassifier(neighbor_weight=0.5, pool_size=40, random_state=0)
+    params = {"neighbor_weight": 0.5, "pool_size": 40, "scaling": "robust"}
+    model = SAMNClassifier(**params, random_state=0)
     model.partial_fit(X[:60], y[:60], classes=np.unique(y))
     assert len(set(model.pool_)) == 40
     assert max(model.pool_) < 60
@@ -1132,3 +1134,70 @@ def test_explain_by_prototypes_without_their_head_is_the_attention():
     weights, entries = model.attention(X[:5], top_k=3)
     assert_array_equal(table["weight"], weights.ravel())
     assert_array_equal(table["sample"], entries.ravel())
+
+
+# --- what is forgotten and what is kept
+
+
+def test_a_fit_does_not_know_the_fit_before(monkeypatch):
+    X, y = blobs()
+    monkeypatch.setattr(_samn, "MAX_BLOCK_ROWS", 100)
+    model = fitted(X[:60], y[:60])
+    assert model._module_args["n_attention_blocks"] == 1
+    expected = fitted(X, y).predict_proba(X)
+    assert_array_equal(model.fit(X, y).predict_proba(X), expected)
+
+
+def test_partial_fit_keeps_the_pool_of_a_larger_fit():
+    X, y = blobs()
+    model = fitted(X, y).set_params(pool_size=20).partial_fit(X[:9], y[:9])
+    assert_array_equal(np.sort(model.pool_), np.arange(9, 129))
+
+
+def test_the_scores_start_from_the_weighted_prior():
+    X, y = blobs(200)
+    X, y = X[y != "c"], y[y != "c"]
+    weight = {"a": 3, "b": 1, "c": 1}
+    model = SAMNClassifier(class_weight=weight, lr=1e-12, random_state=0)
+    model.partial_fit(X, y, classes=["a", "b", "c"])
+    # A class that has yet to come starts like the rarest.
+    share = np.array([3 * (y == "a").sum(), (y == "b").sum(), (y == "b").sum()])
+    bias = model.net_.module_.bias.detach()
+    assert_allclose(bias.exp(), share / share.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"label_smoothing": 0.3},
+        {"margin": 20.0, "n_prototypes": 1},
+        {"inner_weight": 1.0, "n_prototypes": 1},
+        {"inter_weight": 1.0, "n_prototypes": 1},
+    ],
+    ids=lambda params: next(iter(params)),
+)
+def test_parameters_of_the_loss_reach_it(params):
+    X, y = blobs()
+    others = {k: v for k, v in params.items() if k == "n_prototypes"}
+    plain, other = (
+        fitted(X, y, max_epochs=1, **p).loss_curve_ for p in (others, params)
+    )
+    assert plain != other
+
+
+def test_a_chunk_is_trained_on_whole():
+    X, y = blobs()
+    model = SAMNClassifier(early_stopping=True, random_state=0)
+    model.partial_fit(X, y, classes=np.unique(y))
+    assert_array_equal(np.sort(model.support_), np.arange(120))
+    assert model.validation_scores_ is None
+
+
+def test_a_small_chunk_with_a_column_of_many_levels():
+    X, y = blobs(300)
+    level = [str(i % 100) for i in range(300)]
+    X = pd.DataFrame(X, columns=list("pqrs")).assign(level=level)
+    model = SAMNClassifier(random_state=0).partial_fit(X, y, classes=["a", "b", "c"])
+    first = [int(np.argmax(y == label)) for label in "abc"]
+    model.partial_fit(X.iloc[first], y[first])
+    assert model.n_samples_seen_ == 303

@@ -14,6 +14,7 @@ from skorch.callbacks import Callback, EarlyStopping
 from torch import nn
 
 from sklearn_samn import MemNetKNNClassifier, _training
+from sklearn_samn._base import stratified_holdout
 from sklearn_samn._training import (
     BatchDataset,
     history_records,
@@ -1210,3 +1211,10 @@ def test_a_hold_out_sees_the_same_memory_every_time(monkeypatch):
     index = torch.arange(5)
     memories = [held_out[0][index][0]["memory"] for _ in range(2)]
     assert torch.equal(*memories)
+
+
+def test_a_large_hold_out_leaves_a_row_of_each_class():
+    y, rng = np.repeat([0, 1], [2, 20]), np.random.default_rng(0)
+    train, valid = stratified_holdout(y, np.arange(22), 0.9, rng)
+    assert np.bincount(y[train]).tolist() == [1, 2]
+    assert np.bincount(y[valid]).tolist() == [1, 18]

@@ -257,3 +257,13 @@ def test_a_state_can_be_loaded_into_a_new_network():
     copy = SAMN(4, 3, hidden_layer_sizes=(), n_attention_blocks=1).double()
     copy.load_state_dict(network.state_dict())
     assert torch.equal(copy(rows()).logits, network(rows()).logits)
+
+
+def test_a_linear_head_decides_by_the_last_block():
+    torch.manual_seed(0)
+    network = SAMN(4, 3, n_attention_blocks=2, head="linear")
+    x = torch.randn(6, 4)
+    network(x, torch.tensor([0, 1, 2, 0, 1, 2]), torch.ones(6))
+    first, last = network.eval().attend(x).unbind(1)
+    assert not torch.allclose(first, last)
+    assert torch.equal(network.decide(x), last)

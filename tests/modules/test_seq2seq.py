@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_samn.modules import Seq2SeqNetwork, seq2seq
+from sklearn_samn.modules import MemoryNetwork, Seq2SeqNetwork, seq2seq
+from sklearn_samn.modules.embedding import Dropout
 
 N_FEATURES, N_CLASSES, HIDDEN = 3, 2, 4
 X = np.random.default_rng(0).normal(size=(5, N_FEATURES))
@@ -176,3 +177,12 @@ def test_dropout_acts_on_context_and_states_in_training_only():
     assert not (kept == 0).any()
     left = states[:, 0] != 0
     assert not torch.allclose(states[:, 0][left], 2 * kept[:, 0][left])
+
+
+@pytest.mark.parametrize("network", [Seq2SeqNetwork, MemoryNetwork])
+def test_hidden_layers_have_half_the_dropout(network):
+    module = network(4, 3, hidden_layer_sizes=(8,), dropout=0.5)
+    halved = [m.threshold for m in module.extract if isinstance(m, Dropout)]
+    # In 256ths.
+    assert halved == [64]
+    assert module.dropout.threshold == 128
