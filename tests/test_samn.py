@@ -21,6 +21,7 @@ from torch import nn
 from sklearn_samn import SAMNClassifier, _samn
 from sklearn_samn.datasets import load_credit_default
 from sklearn_samn.modules import SAMN, SampleNetwork
+from sklearn_samn.modules.sample_network import SHARES
 
 # Nothing looks at the memory.
 NO_READS = {"head": "linear", "n_attention_blocks": 0}
@@ -1201,3 +1202,34 @@ def test_a_small_chunk_with_a_column_of_many_levels():
     first = [int(np.argmax(y == label)) for label in "abc"]
     model.partial_fit(X.iloc[first], y[first])
     assert model.n_samples_seen_ == 303
+
+
+# --- the filling
+
+
+def test_a_support_of_some_rows_is_in_order():
+    X, y = blobs(300)
+    support = fitted(X, y, support_size=40).support_
+    assert len(support) == 40
+    assert (np.diff(support) > 0).all()
+
+
+def test_more_of_the_vote_the_more_of_the_rows_are_in_the_pool():
+    X, y = two_columns_in_noise(1000)
+    share = fitted(X, y, pool_size=500).net_.module_.neighbor_weight
+    tuned = share - 0.3 * 0.5**0.75 / 3
+    assert np.isclose(tuned, SHARES).any()
+
+
+def test_the_vote_is_tuned_by_weighted_rows(monkeypatch):
+    weights, choose = [], SampleNetwork.choose_share
+
+    def spy(self, votes, **stored):
+        weights.append(stored["weight"])
+        return choose(self, votes, **stored)
+
+    monkeypatch.setattr(SampleNetwork, "choose_share", spy)
+    X, y = two_columns_in_noise(1000)
+    fitted(X, y, class_weight={0: 1, 1: 3})
+    ((heavy, light),) = ([w.max(), w.min()] for w in weights)
+    assert heavy == pytest.approx(3 * light)
