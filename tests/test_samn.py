@@ -1233,3 +1233,12 @@ def test_the_vote_is_tuned_by_weighted_rows(monkeypatch):
     fitted(X, y, class_weight={0: 1, 1: 3})
     ((heavy, light),) = ([w.max(), w.min()] for w in weights)
     assert heavy == pytest.approx(3 * light)
+
+
+def test_columns_count_alike_before_a_network_of_the_users():
+    """It may have no gradient by which they could be told apart."""
+    X, y = two_columns_in_noise(900)
+    extractor = torch.nn.Linear(12, 8)
+    model = fitted(X, y, feature_extractor=extractor, neighbor_weight=0.3)
+    assert (model.net_.module_.pool.scale == 1).all()
+    assert model.net_.module_.neighbor_weight == 0.3
