@@ -31,8 +31,8 @@ def make_preprocessor(X, y, categorical, scaling, dtype, seed, within_reach=()):
         Class codes.
     categorical : ndarray of bool of shape (n_features,) or None
         From :func:`categorical_mask`.
-    scaling : {"auto", "robust", "quantile"} or None
-        The parameter of the estimators.
+    scaling : {"auto", "robust", "mixed", "quantile"} or None
+        Of :class:`NumericScaler`; "auto" is "mixed" below 2,000 rows, else "quantile".
     dtype : str
         Of the matrix.
     seed : int

@@ -282,7 +282,7 @@ def is_lopsided(X):
     -------
     ndarray of bool of shape (n_features,)
         Whether from the median to one decile it is more than four times as far as to
-        the other, which differs from it.
+        the other, which differs from it; by nearest ranks.
 
     Examples
     --------
@@ -294,14 +294,14 @@ def is_lopsided(X):
     lopsided = np.empty(X.shape[1], dtype=bool)
     # A few columns at a time: all of them would be copied.
     for some in gen_batches(X.shape[1], max(BLOCK_VALUES // len(X), 1)):
-        columns = np.ascontiguousarray(X[:, some].T)
+        # Of halves, no difference overflows.
+        columns = np.ascontiguousarray(X[:, some].T) / 2
         last = (~np.isnan(columns)).sum(axis=1).clip(1) - 1
         deciles = np.rint(np.outer(last, [0.1, 0.5, 0.9])).astype(int)
         # Missing ones come last.
         columns = np.sort(columns, axis=1)
         low, center, high = np.take_along_axis(columns, deciles, axis=1).T
-        with np.errstate(over="ignore"):
-            sides = np.sort([center - low, high - center], axis=0)
+        sides = np.sort([center - low, high - center], axis=0)
         lopsided[some] = (sides[0] > 0) & (sides[1] / LOPSIDED > sides[0])
     return lopsided
 

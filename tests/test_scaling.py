@@ -518,8 +518,11 @@ def test_lopsided_columns_of_the_largest_numbers():
     largest = np.finfo(float).max
     X = np.linspace(0, 1, 11)[:, None] ** [[1, 9]]
     X = np.column_stack([largest * (2 * X[:, 0] - 1), largest * X[:, 1]])
+    # Nearly even sides, one of which is no double.
+    even = largest * np.repeat([-1.0, -0.02, 1.0], [4, 3, 4])
+    X = np.column_stack([X, even])
     scaler = NumericScaler("mixed").fit(X)
-    assert scaler.curved_.tolist() == [False, True]
+    assert scaler.curved_.tolist() == [False, True, False]
     assert np.isfinite(scaler.transform(X)).all()
 
 

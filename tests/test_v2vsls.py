@@ -826,7 +826,7 @@ def overlapping():
     )
 
 
-class Ones:
+class Middle:
     """A generator whose numbers are all in the middle."""
 
     def uniform(self, low, high, size):
@@ -840,7 +840,7 @@ def test_a_new_row_is_a_prediction_and_the_error_of_that_of_its_donor():
     sampler._limits = np.full(4, -np.inf), np.full(4, np.inf), np.zeros(4, dtype=bool)
     drawn, donors, steps = np.array([0, 1, 2]), np.array([3, 4, 2]), np.array([0, 1, 4])
     numbers = sampler._numbers(sampler._rows)
-    rows = sampler._make_rows(numbers, vectors, code, drawn, steps, donors, Ones())
+    rows = sampler._make_rows(numbers, vectors, code, drawn, steps, donors, Middle())
     error = sampler._Z[sequences[donors, steps]] - vectors[donors, steps]
     assert_allclose(rows, vectors[drawn, steps] + error, rtol=1e-5, atol=1e-5)
 
