@@ -376,7 +376,7 @@ def check_out(out, shape, values, X):
         The rows, if they are read while the results are written.
     """
     try:
-        has_shape, dtype = out.shape, out.dtype
+        present, dtype = out.shape, out.dtype
     except AttributeError:
         dtype = None
     except Exception as error:
@@ -386,8 +386,8 @@ def check_out(out, shape, values, X):
         ) from error
     if not isinstance(dtype, np.dtype):
         raise ValueError(f"out is a {type(out).__name__}, but must be an array.")
-    if has_shape != shape:
-        raise ValueError(f"out has the shape {has_shape}, but needs {shape}.")
+    if present != shape:
+        raise ValueError(f"out has the shape {present}, but needs {shape}.")
     if _is_read_only(out):
         raise ValueError("out is read-only: open it for writing.")
     if _is_ahead_of(out, X):

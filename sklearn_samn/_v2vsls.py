@@ -460,9 +460,9 @@ class V2VSLS(NeighborSequenceMixin, NeuralMixin, BaseOverSampler):
         For data larger than memory. The network learns from at most 20,000 rows of
         each class that gets new ones, drawn at random; those are also the parents.
         Scaling is that of a random sample of all rows and up to 200 rows of each class,
-        ranges are those of the rows
-        learned from. No account of the rows is kept: the attributes that say where each
-        came from are not set. :meth:`sample` works as usual.
+        ranges are those of the rows learned from. No account of the rows is kept: the
+        attributes that say where each came from are not set. :meth:`sample` works as
+        usual.
 
         Parameters
         ----------

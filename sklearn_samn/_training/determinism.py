@@ -28,7 +28,7 @@ def reproducible(seed, device):
         _TORCH_STREAM,
         one_thread(),
         denormals_flushed(),
-        default_dtype(),
+        float32_by_default(),
         fork,
         trainable,
     ):
@@ -37,8 +37,8 @@ def reproducible(seed, device):
 
 
 @contextmanager
-def default_dtype():
-    """Torch's own default dtype, float32; the user's is put back."""
+def float32_by_default():
+    """Torch's own default dtype; the user's is put back."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
